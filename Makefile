@@ -1,0 +1,34 @@
+# `make train` and `make test` set everything up themselves; nothing else needs to be installed.
+PYTHON ?= python3.11
+VENV := .venv
+PY := $(VENV)/bin/python
+STAMP := $(VENV)/.installed
+CONFIG ?= catch
+export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/.cache/jax
+
+.PHONY: train test test-slow lint check debug setup clean
+
+$(STAMP): pyproject.toml setup.cfg
+	@test -x $(PY) || $(PYTHON) -m venv $(VENV)
+	$(PY) -m pip install --quiet --disable-pip-version-check --editable '.[atari,dev]'
+	@touch $@
+
+setup: $(STAMP)
+
+train: $(STAMP)
+	$(PY) -m experiments.train --config=$(CONFIG) $(ARGS)
+
+lint: $(STAMP)
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/mypy
+	$(VENV)/bin/lint-imports
+
+test: lint
+	$(PY) -m pytest
+
+test-slow: $(STAMP)
+	$(PY) -m pytest -m slow -s
+
+clean:
+	rm -rf $(VENV) .cache build *.egg-info

@@ -1,0 +1,133 @@
+"""Draw what a run's world model dreams: real frames, the dream, and their difference, as a GIF.
+
+  python -m experiments.imagine --run=runs/catch --context=4 --horizon=12
+
+The dream starts from the real frames before it and follows the same actions.
+"""
+
+from pathlib import Path
+
+import jax
+import numpy as np
+from absl import flags
+
+from experiments import common
+from worldmodels_jax.evaluation.episodes import record_steps
+from worldmodels_jax.evaluation.open_loop import episode_window, open_loop
+from worldmodels_jax.training.run import LoadedRun, host_env, load
+from worldmodels_jax.types import Record
+from worldmodels_jax.viz.dream import dream_panels, write_contact_sheet, write_gif
+
+_CONTEXT = flags.DEFINE_integer(
+    "context",
+    None,
+    "Real frames the model is shown; by default training.dream_context.",
+    lower_bound=1,
+)
+_HORIZON = flags.DEFINE_integer(
+    "horizon",
+    None,
+    "Frames it dreams; by default as many as the position table allows, up to 48.",
+    lower_bound=1,
+)
+_OUT = flags.DEFINE_string("out", None, "The GIF; by default dream.gif in the run's directory.")
+_DREAM_SEED = flags.DEFINE_integer("dream_seed", 0, "Seed of the episode and of the dream.")
+_TRAINED_SEED = flags.DEFINE_integer("trained_seed", None, "Which of the run's seeds dreams.")
+
+
+def imagine_run(
+    directory: Path,
+    *,
+    context: int | None = None,
+    horizon: int | None = None,
+    out: Path | None = None,
+    seed: int = 0,
+    trained_seed: int | None = None,
+) -> Path:
+    """Record the agent, let its world model dream along, draw both.
+
+    Args:
+      directory: of the run.
+      context: C, real frames shown.
+      horizon: L, frames dreamed.
+      out: the GIF's path.
+      seed: of the episode and the dream.
+      trained_seed: which of the run's seeds; by default the first.
+
+    Returns:
+      The path of the GIF; a contact sheet of the same frames lies beside it as ``.png``.
+
+    Raises:
+      ValueError: for vector observations, or a stretch the position table cannot hold.
+    """
+    run = load(directory, seed=trained_seed)
+    shape = run.parts.spec.observation_shape
+    if len(shape) != 3:
+        raise ValueError(
+            f"{run.config.env.name} has vector observations of shape {shape}: there are no frames "
+            "to draw."
+        )
+    context = context or run.config.training.dream_context
+    room = run.config.model.max_length - context
+    horizon = horizon or max(1, min(48, room))
+    key_episode, key_dream = jax.random.split(jax.random.key(seed))
+    records = _record(run, key_episode, 20 * (context + horizon), seed)
+    length = context + horizon
+    if run.parts.env is not None:
+        # A dream knows no resets: show a stretch of one episode, shorter if episodes are.
+        longest = _longest_episode(np.asarray(records.is_first))
+        length = max(min(length, longest), context + 1)
+    start = episode_window(records, length)
+    window = jax.tree.map(lambda x: x[None, start : start + length], records)
+    frames = jax.jit(
+        lambda k: open_loop(
+            run.parts.world_model, run.train.world_model.variables, window, k, context=context
+        )
+    )(key_dream)
+    panels = dream_panels(np.asarray(window.observation[0]), np.asarray(frames[0]), context=context)
+    path = out or directory / "dream.gif"
+    write_gif(path, panels, fps=4 if run.parts.env is not None else 15)
+    every = max(1, length // 12)
+    write_contact_sheet(path.with_suffix(".png"), panels[::every], columns=3)
+    return path
+
+
+def _longest_episode(is_first: np.ndarray) -> int:
+    starts = np.flatnonzero(is_first)
+    return int(np.diff([*starts, is_first.size]).max()) if starts.size else is_first.size
+
+
+def _record(run: LoadedRun, key: jax.Array, steps: int, seed: int) -> Record:
+    """Records ``(T, ...)`` of the run's agent."""
+    if run.parts.env is not None:
+        env, actor = run.parts.env, run.parts.actor
+        return jax.jit(lambda k: record_steps(env, actor, run.choose, k, steps=steps))(key)
+    host = host_env(run.config, num_envs=1, seed=seed, evaluation=True)
+    act = jax.jit(run.act)
+    memory, time_step, rows = run.memory(1), host.reset(), []
+    for _ in range(steps):
+        key, key_act = jax.random.split(key)
+        memory, action = act(memory, time_step, key_act)
+        rows.append(jax.tree.map(lambda x: np.asarray(x[0, -1]), memory))
+        time_step = host.step(np.asarray(action))
+    host.close()
+    return jax.tree.map(lambda *values: np.stack(values), *rows)
+
+
+def main(overrides: dict[str, str]) -> None:
+    """Draw and say where."""
+    del overrides
+    path = imagine_run(
+        Path(flags.FLAGS.run),
+        context=_CONTEXT.value,
+        horizon=_HORIZON.value,
+        out=None if _OUT.value is None else Path(_OUT.value),
+        seed=_DREAM_SEED.value,
+        trained_seed=_TRAINED_SEED.value,
+    )
+    print(f"Wrote {path} and {path.with_suffix('.png')}")
+
+
+if __name__ == "__main__":
+    flags.DEFINE_string("run", None, "Directory of the run.", required=True)
+    common.run_app(main)

@@ -1,0 +1,216 @@
+"""The λ-return actor-critic that learns inside any world model's dreams.
+
+GIT-STORM section 5.7, equations 5.8 to 5.13 (after STORM and DreamerV3), with the misprint of 5.9
+corrected: ``G_l = r_l + gamma c_l [(1 - lambda) V(s_{l+1}) + lambda G_{l+1}]``, ``G_L = V(s_L)``.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple
+
+import chex
+import distrax
+import jax
+import jax.numpy as jnp
+
+from worldmodels_jax.nn.mlp import MLP
+from worldmodels_jax.ops import categorical, returns, twohot
+from worldmodels_jax.ops.collectives import masked_mean
+from worldmodels_jax.types import EnvSpec, Metrics, PyTree
+
+
+@dataclasses.dataclass(frozen=True)
+class ActorCriticConfig:
+    """The actor-critic; the defaults are GIT-STORM's.
+
+    Attributes:
+      width: units of the hidden layers of actor and critic.
+      depth: number of hidden layers.
+      num_bins: bins of the two-hot critic.
+      gamma: discount per agent step.
+      lambda_: mixing of the lambda-return.
+      entropy_scale: eta, weight of the policy's entropy.
+      actor_unimix: share of the uniform distribution in a discrete policy.
+      slow_decay: sigma, decay of the EMA critic per update.
+      critic_regulariser: what the critic is drawn to besides the return: the EMA critic's value
+        (equation 5.11) or the return computed with the EMA critic (public STORM).
+      bootstrap: value in the lambda-return, of the next state (equation 5.9) or of the current one
+        (public STORM).
+      continuation: predicted continuations as 0/1 at one half, or as probabilities.
+      mask_after_end: weight 0 for dreamed steps after a predicted end; public STORM keeps 1.
+      return_decay: decay of the two percentile EMAs of the return normaliser.
+    """
+
+    width: int = 512
+    depth: int = 2
+    num_bins: int = 255
+    gamma: float = 0.985
+    lambda_: float = 0.95
+    entropy_scale: float = 3e-4
+    actor_unimix: float = 0.0
+    slow_decay: float = 0.98
+    critic_regulariser: Literal["ema_value", "ema_return"] = "ema_value"
+    bootstrap: Literal["next", "current"] = "next"
+    continuation: Literal["threshold", "probability"] = "threshold"
+    mask_after_end: bool = True
+    return_decay: float = 0.99
+
+
+class Dream(NamedTuple):
+    """A dreamed trajectory: L actions, L + 1 states, time first."""
+
+    features: jax.Array  # (L+1, B, F), s_0..s_L
+    action: jax.Array  # (L, B) int32 or (L, B, A) float32, a_0..a_{L-1}
+    reward: jax.Array  # (L, B), predicted on arrival at s_{l+1}
+    continuation: jax.Array  # (L, B), predicted probability of not having ended at s_{l+1}
+    weight: jax.Array  # (B,) 1 where the dream starts from a state that has a future, else 0
+
+
+class Agent(NamedTuple):
+    """A behaviour learner as pure functions; ``variables`` hold ``"params"`` and agent state.
+
+    Attributes:
+      init: ``(key) -> variables``.
+      act: ``(variables, features (B, F), key) -> action (B, ...)``, sampled.
+      act_greedy: ``(variables, features (B, F)) -> action (B, ...)``, the mode.
+      loss: ``(variables, dream) -> loss, (new_agent_state, metrics)``.
+      refresh: ``(variables) -> variables``, after every optimiser step (the EMA critic).
+    """
+
+    init: Callable[[jax.Array], PyTree]
+    act: Callable[[PyTree, jax.Array, jax.Array], jax.Array]
+    act_greedy: Callable[[PyTree, jax.Array], jax.Array]
+    loss: Callable[[PyTree, Dream], tuple[jax.Array, tuple[PyTree, Metrics]]]
+    refresh: Callable[[PyTree], PyTree]
+
+
+def policy_distribution(output: jax.Array, *, discrete: bool, unimix: float = 0.0) -> Any:
+    """The policy's distribution from the actor's output.
+
+    Discrete: categorical over A logits. Continuous (2A outputs m, s, as in DreamerV3): independent
+    Normal with mean ``tanh(m)`` and standard deviation ``0.1 + 0.9 sigmoid(s + 2)``.
+
+    Args:
+      output: ``(..., A)`` or ``(..., 2A)``.
+      discrete: which of the two.
+      unimix: share of the uniform distribution, discrete only.
+
+    Returns:
+      A distrax distribution with ``sample``, ``mode``, ``log_prob`` and ``entropy``.
+    """
+    if discrete:
+        return distrax.Categorical(logits=categorical.unimix_log_probs(output, unimix))
+    mean, spread = jnp.split(output, 2, axis=-1)
+    return distrax.Independent(
+        distrax.Normal(jnp.tanh(mean), 0.1 + 0.9 * jax.nn.sigmoid(spread + 2.0)),
+        reinterpreted_batch_ndims=1,
+    )
+
+
+def make_actor_critic(
+    config: ActorCriticConfig, feature_size: int, spec: EnvSpec, axis_name: str | None = None
+) -> Agent:
+    """An actor-critic for features of a world model.
+
+    Args:
+      config: hyper-parameters.
+      feature_size: F.
+      spec: the environment's action space.
+      axis_name: a mapped axis the dreams are split over: percentiles and masked means are then
+        those of all dreams, provided the caller averages loss and gradients over the axis.
+
+    Returns:
+      The bundle of pure functions.
+    """
+    outputs = spec.num_actions if spec.discrete else 2 * spec.num_actions
+    actor = MLP(config.width, config.depth, outputs)
+    critic = MLP(config.width, config.depth, config.num_bins, zero_output=True)
+    bins = twohot.symlog_bins(config.num_bins)
+
+    def distribution(params: PyTree, features: jax.Array) -> Any:
+        output = actor.apply(params["actor"], features)
+        return policy_distribution(output, discrete=spec.discrete, unimix=config.actor_unimix)
+
+    def value(params: PyTree, features: jax.Array) -> jax.Array:
+        return twohot.two_hot_symlog_mean(critic.apply(params, features), bins)
+
+    def init(key: jax.Array) -> PyTree:
+        key_actor, key_critic = jax.random.split(key)
+        example = jnp.zeros((1, feature_size))
+        critic_params = critic.init(key_critic, example)
+        return {
+            "params": {"actor": actor.init(key_actor, example), "critic": critic_params},
+            # A copy of its own: the loop donates its buffers, and one buffer cannot be given twice.
+            "slow_critic": jax.tree.map(jnp.copy, critic_params),
+            "return_scale": returns.init_return_scale(),
+        }
+
+    def act(variables: PyTree, features: jax.Array, key: jax.Array) -> jax.Array:
+        return distribution(variables["params"], features).sample(seed=key)
+
+    def act_greedy(variables: PyTree, features: jax.Array) -> jax.Array:
+        return distribution(variables["params"], features).mode()
+
+    def lambda_return(reward: jax.Array, discount: jax.Array, values: jax.Array) -> jax.Array:
+        inner = values[1:] if config.bootstrap == "next" else values[:-1]
+        return returns.lambda_returns(reward, discount, inner, values[-1], config.lambda_)
+
+    def loss(variables: PyTree, dream: Dream) -> tuple[jax.Array, tuple[PyTree, Metrics]]:
+        chex.assert_rank([dream.features, dream.reward, dream.weight], [3, 2, 1])
+        params, slow = variables["params"], variables["slow_critic"]
+        states = jax.lax.stop_gradient(dream.features)
+        continuation = dream.continuation
+        if config.continuation == "threshold":
+            continuation = (continuation > 0.5).astype(jnp.float32)
+        survival = jnp.cumprod(continuation[:-1], axis=0)
+        weight = jnp.concatenate([jnp.ones_like(continuation[:1]), survival])
+        weight = dream.weight * (weight if config.mask_after_end else jnp.ones_like(weight))
+
+        logits = critic.apply(params["critic"], states)
+        values = jax.lax.stop_gradient(twohot.two_hot_symlog_mean(logits, bins))
+        slow_values = value(slow, states)
+        discount = config.gamma * continuation
+        target = lambda_return(dream.reward, discount, values)
+        scale = returns.update_return_scale(
+            variables["return_scale"], target, decay=config.return_decay, axis_name=axis_name
+        )
+        spread = returns.return_range(scale)
+
+        def mean(x: jax.Array) -> jax.Array:
+            return masked_mean(x, weight, axis_name)
+
+        policy = distribution(params, states[:-1])
+        log_prob, entropy = policy.log_prob(dream.action), policy.entropy()
+        advantage = (target - values[:-1]) / spread
+        actor_loss = mean(-advantage * log_prob)
+        regulariser = slow_values[:-1]
+        if config.critic_regulariser == "ema_return":
+            regulariser = lambda_return(dream.reward, discount, slow_values)
+        critic_loss = mean(twohot.two_hot_symlog_loss(logits[:-1], target, bins))
+        slow_loss = mean(twohot.two_hot_symlog_loss(logits[:-1], regulariser, bins))
+        total = actor_loss + critic_loss + slow_loss - config.entropy_scale * mean(entropy)
+        metrics = {
+            "actor_loss": actor_loss,
+            "critic_loss": critic_loss,
+            "critic_slow_loss": slow_loss,
+            "actor_entropy": mean(entropy),
+            "return_mean": mean(target),
+            "return_std": jnp.sqrt(jnp.maximum(mean(target**2) - mean(target) ** 2, 0.0)),
+            "return_scale": spread,
+            "value_mean": mean(values[:-1]),
+            "dream_reward": mean(dream.reward),
+            "dream_continuation": mean(continuation),
+            "advantage_magnitude": mean(jnp.abs(advantage)),
+        }
+        return total, ({"slow_critic": slow, "return_scale": scale}, metrics)
+
+    def refresh(variables: PyTree) -> PyTree:
+        decay = config.slow_decay
+        slow = jax.tree.map(
+            lambda old, new: decay * old + (1.0 - decay) * new,
+            variables["slow_critic"],
+            variables["params"]["critic"],
+        )
+        return {**variables, "slow_critic": slow}
+
+    return Agent(init, act, act_greedy, loss, refresh)

@@ -1,0 +1,41 @@
+"""Pure views of sampled sequences: what a model wants in place of the arrival-aligned records."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from worldmodels_jax.types import Record
+
+
+class Transitions(NamedTuple):
+    """What follows each record but the last: the targets of (o_t, a_t)."""
+
+    reward: jax.Array  # (B, T-1) float32, r_{t+1}
+    terminated: jax.Array  # (B, T-1) bool, terminated_{t+1}
+    valid: jax.Array  # (B, T-1) bool, False where record t+1 came from a reset
+
+
+def transitions(batch: Record) -> Transitions:
+    """Align rewards and terminations with the action that caused them.
+
+    Args:
+      batch: records ``(B, T, ...)``, aligned on arrival.
+
+    Returns:
+      Targets of the first T-1 records. The pair of a last and a first record is not a transition;
+      ``valid`` is False there and every loss must be masked by it.
+    """
+    return Transitions(batch.reward[:, 1:], batch.terminated[:, 1:], ~batch.is_first[:, 1:])
+
+
+def segment_ids(is_first: jax.Array) -> jax.Array:
+    """Number of the episode each record belongs to, counted from the start of the sequence.
+
+    Args:
+      is_first: ``(B, T)`` bool.
+
+    Returns:
+      ``(B, T)`` int32, rising by one at every first record.
+    """
+    return jnp.cumsum(is_first.astype(jnp.int32), axis=1)

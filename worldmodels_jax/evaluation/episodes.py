@@ -1,0 +1,152 @@
+"""Returns of whole episodes: the same number from each environment, whatever their length."""
+
+from collections.abc import Callable
+from typing import NamedTuple, Protocol
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from worldmodels_jax import envs
+from worldmodels_jax.agents.acting import Actor
+from worldmodels_jax.types import Environment, PyTree, Record, TimeStep
+
+ActFn = Callable[[Record, jax.Array], jax.Array]  # (context (E, C, ...), key) -> action (E, ...)
+
+
+class HostEnvironment(Protocol):
+    """What evaluation needs of an environment that is stepped from Python."""
+
+    num_envs: int
+
+    def reset(self) -> TimeStep:
+        """Start over; the first time step (E, ...)."""
+
+    def step(self, actions: np.ndarray) -> TimeStep:
+        """Step all; the step after a last one is a reset."""
+
+
+class _Progress(NamedTuple):
+    env_state: PyTree
+    time_step: TimeStep
+    context: Record
+    total: jax.Array  # (E,)
+    length: jax.Array  # (E,)
+    finished: jax.Array  # (E,) bool
+    key: jax.Array
+
+
+def run_episodes(
+    env: Environment, actor: Actor, act: ActFn, key: jax.Array, *, episodes: int
+) -> tuple[jax.Array, jax.Array]:
+    """Play one episode in each of E parallel environments, inside one compiled call.
+
+    Args:
+      env: a single environment without auto-reset.
+      actor: keeps the context.
+      act: chooses actions.
+      key: a PRNG key.
+      episodes: E.
+
+    Returns:
+      Undiscounted returns ``(E,)`` float32 and lengths ``(E,)`` int32 in agent steps.
+    """
+    batched = envs.batch(envs.auto_reset(env), episodes)
+    key_reset, key_run = jax.random.split(key)
+    env_state, time_step = batched.reset(key_reset)
+
+    def step(p: _Progress) -> _Progress:
+        key, key_act, key_env = jax.random.split(p.key, 3)
+        context = actor.push(p.context, p.time_step)
+        action = act(context, key_act)
+        env_state, time_step = batched.step(p.env_state, action, key_env)
+        alive = ~p.finished
+        return _Progress(
+            env_state=env_state,
+            time_step=time_step,
+            context=actor.record_action(context, action),
+            total=p.total + jnp.where(alive, time_step.reward, 0.0),
+            length=p.length + alive,
+            finished=p.finished | time_step.is_last,
+            key=key,
+        )
+
+    start = _Progress(
+        env_state,
+        time_step,
+        actor.init(episodes),
+        jnp.zeros(episodes),
+        jnp.zeros(episodes, jnp.int32),
+        jnp.zeros(episodes, bool),
+        key_run,
+    )
+    end = jax.lax.while_loop(lambda p: ~p.finished.all(), step, start)
+    return end.total, end.length
+
+
+def run_host_episodes(
+    env: HostEnvironment, actor: Actor, act: ActFn, key: jax.Array, *, episodes: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """The same for an environment stepped by the host: each plays the same number of episodes.
+
+    Args:
+      env: E environments; terminations must be those of whole games.
+      actor: keeps the context.
+      act: chooses actions; jit it.
+      key: a PRNG key.
+      episodes: in all; rounded up to a multiple of E.
+
+    Returns:
+      Returns and lengths of the episodes, ``(episodes,)`` each.
+    """
+    per_env = -(-episodes // env.num_envs)
+    returns: list[list[float]] = [[] for _ in range(env.num_envs)]
+    lengths: list[list[int]] = [[] for _ in range(env.num_envs)]
+    total, length = np.zeros(env.num_envs), np.zeros(env.num_envs, int)
+    context, time_step = actor.init(env.num_envs), env.reset()
+    push = jax.jit(actor.push)
+    while min(len(r) for r in returns) < per_env:
+        key, key_act = jax.random.split(key)
+        context = push(context, time_step)
+        action = act(context, key_act)
+        context = actor.record_action(context, action)
+        time_step = env.step(np.asarray(action))
+        first = np.asarray(time_step.is_first)
+        total = np.where(first, 0.0, total + time_step.reward)
+        length = np.where(first, 0, length + 1)
+        for i in np.flatnonzero(np.asarray(time_step.is_last)):
+            if len(returns[i]) < per_env:
+                returns[i].append(float(total[i]))
+                lengths[i].append(int(length[i]))
+    return np.array(returns).reshape(-1), np.array(lengths).reshape(-1)
+
+
+def record_steps(
+    env: Environment, actor: Actor, act: ActFn, key: jax.Array, *, steps: int
+) -> Record:
+    """Records of consecutive steps of one environment, across resets.
+
+    Args:
+      env: a single environment without auto-reset.
+      actor: keeps the context.
+      act: chooses actions.
+      key: a PRNG key.
+      steps: T.
+
+    Returns:
+      Records ``(T, ...)``.
+    """
+    single = envs.batch(envs.auto_reset(env), 1)
+    key_reset, key_run = jax.random.split(key)
+
+    def step(state, step_key):  # type: ignore[no-untyped-def]  # state is the environment's pytree
+        env_state, time_step, context = state
+        key_act, key_env = jax.random.split(step_key)
+        context = actor.push(context, time_step)
+        action = act(context, key_act)
+        context = actor.record_action(context, action)
+        env_state, time_step = single.step(env_state, action, key_env)
+        return (env_state, time_step, context), jax.tree.map(lambda x: x[0, -1], context)
+
+    start = (*single.reset(key_reset), actor.init(1))
+    return jax.lax.scan(step, start, jax.random.split(key_run, steps))[1]

@@ -1,0 +1,498 @@
+"""GIT-STORM, and STORM, which is the same system with ``prior="mlp"``.
+
+Meo (2026), chapter 5, equations 5.1 to 5.7 and tables 5.8 to 5.14; STORM (Zhang et al., 2023).
+One step: the tokenizer gives z_t ~ q(z_t | o_t), the state mixer joins z_t and a_t, the causal
+transformer gives h_t, and from h_t come the reward and the termination on arrival at t + 1 and,
+through the prior, z_{t+1}. Every ablation is a config value.
+"""
+
+import dataclasses
+from typing import Any, Literal, NamedTuple
+
+import chex
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from worldmodels_jax.data import views
+from worldmodels_jax.data.replay import empty_records
+from worldmodels_jax.models.world_model import Prediction, WorldModel
+from worldmodels_jax.nn.maskgit import MaskGITHead
+from worldmodels_jax.nn.mixer import Mixing, StateMixer
+from worldmodels_jax.nn.mlp import MLP
+from worldmodels_jax.nn.tokenizer import Posterior, Tokenizer
+from worldmodels_jax.nn.transformer import CausalTransformer, KVCache, init_cache
+from worldmodels_jax.ops import categorical, masking, twohot
+from worldmodels_jax.ops.collectives import masked_mean, pmean
+from worldmodels_jax.types import EnvSpec, Metrics, PyTree, Record
+
+
+@dataclasses.dataclass(frozen=True)
+class MaskGITConfig:
+    """The MaskGIT prior head and its decoding.
+
+    Attributes:
+      width: embedding and transformer width of the head.
+      layers: layers of its bidirectional transformer.
+      heads: attention heads.
+      hidden: units of its feed-forward layers.
+      condition: how h reaches the tokens, one slice each or all of it to each.
+      tied_logits: logits as dot products with the embeddings rather than a Dense layer.
+      input: tokens shown in training, of the predicted frame ("next") or of the frame before
+        ("current", as the authors' code does).
+      decoder: draft_and_revise (algorithms 1 and 2) or confidence (MaskGIT's own).
+      draft_rounds: T_draft, groups of the draft's partition.
+      revise_rounds: T_revise, groups of each revision's partition.
+      repetitions: number of revisions.
+      confidence_steps: steps of the confidence decoder.
+      temperature: sampling temperature of either decoder.
+    """
+
+    width: int = 128
+    layers: int = 4
+    heads: int = 8
+    hidden: int = 128
+    condition: Literal["slice", "broadcast"] = "slice"
+    tied_logits: bool = True
+    input: Literal["next", "current"] = "next"
+    decoder: Literal["draft_and_revise", "confidence"] = "draft_and_revise"
+    draft_rounds: int = 1
+    revise_rounds: int = 1
+    repetitions: int = 1
+    confidence_steps: int = 8
+    temperature: float = 1.0
+
+
+@dataclasses.dataclass(frozen=True)
+class GitStormConfig:
+    """GIT-STORM's world model; the defaults are the paper's for 64x64 pixels.
+
+    Attributes:
+      prior: maskgit is GIT-STORM, mlp (one linear layer) is STORM.
+      maskgit: the MaskGIT prior; unused with prior=mlp.
+      tokenizer: categorical VAE or VQ.
+      num_tokens: N, categorical variables per frame.
+      num_classes: V, classes per variable (codebook rows of the VQ).
+      code_size: size of a VQ code.
+      channels: channels of the encoder's blocks, each of which halves the image.
+      mlp_width: width of encoder and decoder for vector observations.
+      mixer: how latent and action are joined.
+      width: D, width of the causal transformer and of the heads.
+      layers: layers of the causal transformer.
+      heads: attention heads.
+      hidden: units of its feed-forward layers.
+      max_length: rows of the position table, bounds batch_length and context + horizon.
+      dropout: rate in the causal transformer.
+      num_bins: bins of the two-hot reward.
+      unimix: share of the uniform distribution in posterior and prior.
+      dynamics_scale: beta_1, weight of the dynamics loss.
+      representation_scale: beta_2, weight of the representation loss.
+      free_bits: nats below which neither KL is pushed down.
+      cross_episode_attention: attend across resets, as public STORM does.
+      acting_latent: posterior encodes the current frame; prior lets the policy see the predicted
+        latent only, as public STORM does.
+      precision: compute dtype; parameters, losses and softmax are float32.
+    """
+
+    prior: Literal["maskgit", "mlp"] = "maskgit"
+    maskgit: MaskGITConfig = MaskGITConfig()
+    tokenizer: Literal["categorical", "vq"] = "categorical"
+    num_tokens: int = 32
+    num_classes: int = 32
+    code_size: int = 32
+    channels: tuple[int, ...] = (32, 64, 128, 256)
+    mlp_width: int = 512
+    mixer: Mixing = "concat"
+    width: int = 512
+    layers: int = 2
+    heads: int = 8
+    hidden: int = 1024
+    max_length: int = 64
+    dropout: float = 0.1
+    num_bins: int = 255
+    unimix: float = 0.01
+    dynamics_scale: float = 0.5
+    representation_scale: float = 0.1
+    free_bits: float = 1.0
+    cross_episode_attention: bool = False
+    acting_latent: Literal["posterior", "prior"] = "posterior"
+    precision: Literal["float32", "bfloat16"] = "float32"
+
+
+class Carry(NamedTuple):
+    """State of an imagined rollout at step t, before a_t is consumed."""
+
+    cache: KVCache  # keys and values of steps up to t-1
+    vectors: jax.Array  # (B, N, K) z_t as decoder, mixer and agent consume it
+    segment: jax.Array  # (B,) int32, the episode within the context
+
+
+def _validate(config: GitStormConfig) -> None:
+    """Raise ValueError for sizes that cannot work together."""
+    if config.width % config.heads:
+        raise ValueError(
+            f"model.width={config.width} is not a multiple of model.heads={config.heads}."
+        )
+    if config.prior == "mlp":
+        return
+    head = config.maskgit
+    if head.width % head.heads:
+        raise ValueError(
+            f"model.maskgit.width={head.width} is not a multiple of "
+            f"model.maskgit.heads={head.heads}."
+        )
+    if head.condition == "slice" and config.width % config.num_tokens:
+        raise ValueError(
+            f"model.maskgit.condition=slice gives each of model.num_tokens={config.num_tokens} "
+            f"tokens an equal slice of the hidden state, which model.width={config.width} does "
+            "not allow: choose a multiple, or condition=broadcast."
+        )
+    for field in ("draft_rounds", "revise_rounds", "confidence_steps"):
+        rounds = getattr(head, field)
+        used = head.decoder == ("confidence" if field == "confidence_steps" else "draft_and_revise")
+        if used and not 1 <= rounds <= config.num_tokens:
+            raise ValueError(
+                f"model.maskgit.{field}={rounds} must lie between 1 and "
+                f"model.num_tokens={config.num_tokens}."
+            )
+    if head.repetitions < 0:
+        raise ValueError(f"model.maskgit.repetitions={head.repetitions} must not be negative.")
+
+
+class _Module(nn.Module):
+    """The parts, put together."""
+
+    config: GitStormConfig
+    spec: EnvSpec
+    axis_name: str | None = None
+
+    def setup(self) -> None:
+        c = self.config
+        dtype: Any = jnp.dtype(c.precision)
+        self.tokenizer = Tokenizer(
+            kind=c.tokenizer,
+            observation_shape=self.spec.observation_shape,
+            num_tokens=c.num_tokens,
+            num_classes=c.num_classes,
+            code_size=c.code_size,
+            channels=c.channels,
+            mlp_width=c.mlp_width,
+            unimix=c.unimix,
+            axis_name=self.axis_name,
+            dtype=dtype,
+        )
+        self.mixer = StateMixer(kind=c.mixer, width=c.width, heads=c.heads, dtype=dtype)
+        self.transformer = CausalTransformer(
+            width=c.width,
+            layers=c.layers,
+            heads=c.heads,
+            hidden=c.hidden,
+            max_length=c.max_length * self.mixer.tokens_per_step,
+            dropout=c.dropout,
+            dtype=dtype,
+        )
+        self.prior: Any
+        if c.prior == "maskgit":
+            self.prior = MaskGITHead(
+                num_tokens=c.num_tokens,
+                num_classes=c.num_classes,
+                width=c.maskgit.width,
+                layers=c.maskgit.layers,
+                heads=c.maskgit.heads,
+                hidden=c.maskgit.hidden,
+                condition=c.maskgit.condition,
+                tied_logits=c.maskgit.tied_logits,
+                dtype=dtype,
+            )
+        else:
+            self.prior = nn.Dense(c.num_tokens * c.num_classes, dtype=jnp.float32)
+        self.reward = MLP(c.width, 2, c.num_bins, zero_output=True, dtype=dtype)
+        self.termination = MLP(c.width, 2, 1, dtype=dtype)
+
+    def dynamics(
+        self,
+        vectors: jax.Array,
+        action: jax.Array,
+        segments: jax.Array,
+        cache: KVCache | None,
+        deterministic: bool,
+    ) -> tuple[jax.Array, Any]:
+        """h_t for T steps: ``(B, T, N, K), (B, T, ...), (B, T) -> (B, T, D)`` and the cache."""
+        if self.spec.discrete:
+            action = jax.nn.one_hot(action, self.spec.num_actions)
+        mixed = self.mixer(vectors, action)
+        batch, time, per_step, width = mixed.shape
+        hidden, cache = self.transformer(
+            mixed.reshape(batch, time * per_step, width),
+            jnp.repeat(segments, per_step, axis=1),
+            cache,
+            deterministic,
+        )
+        # The step is complete with its last token: the state of "unmixed" is read at the action.
+        return hidden[:, per_step - 1 :: per_step], cache
+
+    def segments(self, is_first: jax.Array) -> jax.Array:
+        if self.config.cross_episode_attention:
+            return jnp.zeros(is_first.shape, jnp.int32)
+        return views.segment_ids(is_first)
+
+    def prior_training(
+        self, hidden: jax.Array, posterior: Posterior, key: jax.Array
+    ) -> tuple[jax.Array, jax.Array]:
+        """The prior at steps 1..T-1 as it is trained.
+
+        Args:
+          hidden: ``(B, T-1, D)``, h_0..h_{T-2}.
+          posterior: of all T frames.
+          key: for the masks.
+
+        Returns:
+          log-probabilities ``(B, T-1, N, V)`` and weights ``(B, T-1, N)``: N/M at the M masked
+          positions, 0 elsewhere (all 1 for the MLP).
+        """
+        c = self.config
+        batch, time, _ = hidden.shape
+        shape = (batch, time, c.num_tokens)
+        if c.prior == "mlp":
+            logits = self.prior(hidden.astype(jnp.float32)).reshape(*shape, c.num_classes)
+            weight = jnp.ones(shape)
+        else:
+            tokens = (
+                posterior.tokens[:, 1:] if c.maskgit.input == "next" else (posterior.tokens[:, :-1])
+            )
+            mask, scale = masking.training_mask(key, shape)
+            visible = jnp.where(mask, c.num_classes, tokens.argmax(-1))
+            flat = (visible.reshape(-1, c.num_tokens), hidden.reshape(-1, c.width))
+            logits = self.prior(*flat).reshape(*shape, c.num_classes)
+            weight = mask * scale[..., None]
+        return categorical.unimix_log_probs(logits, c.unimix), weight
+
+    def prior_sample(self, hidden: jax.Array, key: jax.Array) -> jax.Array:
+        """z_{t+1} from h_t: ``(B, D) -> (B, N, V)`` hard one-hot."""
+        c = self.config
+        if c.prior == "mlp":
+            logits = self.prior(hidden.astype(jnp.float32))
+            logits = logits.reshape(-1, c.num_tokens, c.num_classes)
+            classes = categorical.sample_classes(
+                key, categorical.unimix_log_probs(logits, c.unimix)
+            )
+        else:
+            projected = self.prior.project(hidden)
+
+            def head(tokens: jax.Array) -> jax.Array:
+                return categorical.unimix_log_probs(self.prior.logits(tokens, projected), c.unimix)
+
+            sizes: dict[str, Any] = {
+                "batch": hidden.shape[0],
+                "num_tokens": c.num_tokens,
+                "mask_token": c.num_classes,
+                "temperature": c.maskgit.temperature,
+            }
+            if c.maskgit.decoder == "confidence":
+                classes = masking.confidence_decode(
+                    head, key, steps=c.maskgit.confidence_steps, **sizes
+                )
+            else:
+                classes = masking.draft_and_revise(
+                    head,
+                    key,
+                    draft_rounds=c.maskgit.draft_rounds,
+                    revise_rounds=c.maskgit.revise_rounds,
+                    repetitions=c.maskgit.repetitions,
+                    **sizes,
+                )
+        return jax.nn.one_hot(classes, c.num_classes)
+
+    def loss(self, batch: Record, key: jax.Array) -> tuple[jax.Array, Metrics]:
+        """Equation 5.2 with the reconstruction of 5.7; see ``make_git_storm``."""
+        c = self.config
+        key_posterior, key_mask = jax.random.split(key)
+        posterior = self.tokenizer.encode(batch.observation, key_posterior, train=True)
+        error = self.tokenizer.decode(posterior.vectors, train=True)
+        error = (error - self.tokenizer.target(batch.observation)) ** 2
+        reconstruction = error.reshape(*batch.reward.shape, -1).sum(-1).mean()
+
+        hidden, _ = self.dynamics(
+            posterior.vectors, batch.action, self.segments(batch.is_first), None, False
+        )
+        hidden = hidden[:, :-1]
+        target = views.transitions(batch)
+
+        def mean(x: jax.Array) -> jax.Array:
+            return masked_mean(x, target.valid, self.axis_name)
+
+        bins = twohot.symlog_bins(c.num_bins)
+        reward_loss = mean(twohot.two_hot_symlog_loss(self.reward(hidden), target.reward, bins))
+        logit = self.termination(hidden)[..., 0]
+        ended = target.terminated.astype(jnp.float32)
+        termination_loss = mean(jax.nn.softplus(logit) - ended * logit)
+
+        log_probs, weight = self.prior_training(hidden, posterior, key_mask)
+        dynamics_kl, representation_kl = (
+            mean((kl * weight).sum(-1))
+            for kl in categorical.balanced_kl(posterior.probs[:, 1:], log_probs)
+        )
+        dynamics_loss = self._free_bits(dynamics_kl)
+        representation_loss = self._free_bits(representation_kl)
+        loss = (
+            reconstruction
+            + reward_loss
+            + termination_loss
+            + c.dynamics_scale * dynamics_loss
+            + c.representation_scale * representation_loss
+            + posterior.loss
+        )
+        # Per token: the weights of a masked frame sum to N.
+        surprise = -(log_probs * posterior.tokens[:, 1:]).sum(-1)
+        usage = posterior.probs.mean((0, 1))
+        metrics = {
+            "loss": loss,
+            "reconstruction_loss": reconstruction,
+            "reward_loss": reward_loss,
+            "termination_loss": termination_loss,
+            "dynamics_kl": dynamics_kl,
+            "dynamics_loss": dynamics_loss,
+            "representation_kl": representation_kl,
+            "representation_loss": representation_loss,
+            "quantiser_loss": posterior.loss,
+            "posterior_entropy": categorical.entropy(jnp.log(posterior.probs)).sum(-1).mean(),
+            "prior_entropy": mean((categorical.entropy(log_probs) * weight).sum(-1)),
+            "token_perplexity": jnp.exp(mean((surprise * weight).sum(-1)) / c.num_tokens),
+            "codebook_use": jnp.exp(categorical.entropy(jnp.log(usage))).mean(),
+        }
+        return loss, metrics
+
+    def _free_bits(self, kl: jax.Array) -> jax.Array:
+        """max(free_bits, KL) of the mean over the global batch, also where it is split."""
+        above = pmean(jax.lax.stop_gradient(kl), self.axis_name) > self.config.free_bits
+        return jnp.where(above, kl, self.config.free_bits)
+
+    def observe(self, context: Record, key: jax.Array, horizon: int) -> tuple[Carry, jax.Array]:
+        c = self.config
+        batch, length = context.reward.shape
+        if length + horizon > c.max_length:
+            raise ValueError(
+                f"a context of {length} frames and a horizon of {horizon} steps exceed the "
+                f"position table: raise model.max_length={c.max_length} to at least "
+                f"{length + horizon}, or shorten them."
+            )
+        key_posterior, key_prior = jax.random.split(key)
+        segments = self.segments(context.is_first)
+        vectors = self.tokenizer.encode(context.observation, key_posterior).vectors
+        cache = init_cache(
+            layers=c.layers,
+            batch=batch,
+            length=(length + horizon) * self.mixer.tokens_per_step,
+            heads=c.heads,
+            head_dim=c.width // c.heads,
+            dtype=jnp.dtype(c.precision),
+        )
+        hidden = jnp.zeros((batch, c.width), jnp.float32)
+        if length > 1:
+            states, cache = self.dynamics(
+                vectors[:, :-1], context.action[:, :-1], segments[:, :-1], cache, True
+            )
+            # Nothing of an earlier episode predicts a first frame.
+            first = context.is_first[:, -1:]
+            hidden = jnp.where(first, 0.0, states[:, -1].astype(jnp.float32))
+        latest = vectors[:, -1]
+        if c.acting_latent == "prior" and length > 1:
+            predicted = self.tokenizer.embed(self.prior_sample(hidden, key_prior))
+            latest = jnp.where(context.is_first[:, -1, None, None], latest, predicted)
+        features = jnp.concatenate([latest.reshape(batch, -1), hidden], -1)
+        return Carry(cache, latest, segments[:, -1]), features
+
+    def imagine(self, carry: Carry, action: jax.Array, key: jax.Array) -> tuple[Carry, Prediction]:
+        states, cache = self.dynamics(
+            carry.vectors[:, None], action[:, None], carry.segment[:, None], carry.cache, True
+        )
+        hidden = states[:, 0].astype(jnp.float32)
+        vectors = self.tokenizer.embed(self.prior_sample(hidden, key))
+        prediction = Prediction(
+            features=jnp.concatenate([vectors.reshape(vectors.shape[0], -1), hidden], -1),
+            reward=twohot.two_hot_symlog_mean(
+                self.reward(hidden), twohot.symlog_bins(self.config.num_bins)
+            ),
+            continuation=jax.nn.sigmoid(-self.termination(hidden)[..., 0]),
+        )
+        return Carry(cache, vectors, carry.segment), prediction
+
+    def decode(self, carry: Carry) -> jax.Array:
+        decoded = self.tokenizer.decode(carry.vectors)
+        if self.tokenizer.is_image:
+            return jnp.round(jnp.clip(decoded, 0.0, 1.0) * 255.0).astype(jnp.uint8)
+        return twohot.symexp(decoded)
+
+    def __call__(self, batch: Record, key: jax.Array) -> None:
+        """Touch every parameter (for ``init``)."""
+        self.loss(batch, key)
+
+
+def make_git_storm(
+    config: GitStormConfig, spec: EnvSpec, axis_name: str | None = None
+) -> WorldModel:
+    """GIT-STORM (``prior="maskgit"``) or STORM (``prior="mlp"``) for an environment.
+
+    The loss of a batch ``(B, T, ...)`` is, with means over batch, time and valid transitions,
+
+        ||o - o'||^2 + L_reward + L_termination + beta_1 max(f, KL[sg(q) || p])
+        + beta_2 max(f, KL[q || sg(p)])
+
+    where the KLs of the MaskGIT prior are taken over the masked tokens only and rescaled by N/M.
+    Model state: ``batch_stats``. Features are ``concat(flatten z_t, h_{t-1})``; h is zero at the
+    first frame of an episode, which nothing precedes.
+
+    Args:
+      config: sizes and ablations.
+      spec: what the environment looks like.
+      axis_name: a mapped axis (``pmap``, ``shard_map``) the batch is split over: BatchNorm
+        statistics, masked means and the free-bits threshold are then those of the whole batch,
+        provided the caller averages loss and gradients over the axis.
+
+    Returns:
+      The bundle of pure functions.
+
+    Raises:
+      ValueError: if sizes do not fit together, naming the fields.
+    """
+    _validate(config)
+    module = _Module(config, spec, axis_name)
+
+    def init(key: jax.Array) -> PyTree:
+        key_params, key_dropout, key_loss = jax.random.split(key, 3)
+        rngs = {"params": key_params, "dropout": key_dropout}
+        return module.init(rngs, empty_records(spec, (1, 2)), key_loss)
+
+    def loss(
+        variables: PyTree, batch: Record, key: jax.Array
+    ) -> tuple[jax.Array, tuple[PyTree, Metrics]]:
+        chex.assert_rank(batch.reward, 2)
+        key_dropout, key_loss = jax.random.split(key)
+        (value, metrics), state = module.apply(
+            variables,
+            batch,
+            key_loss,
+            method="loss",
+            rngs={"dropout": key_dropout},
+            mutable=["batch_stats"],
+        )
+        return value, (state, metrics)
+
+    def observe(
+        variables: PyTree, context: Record, key: jax.Array, horizon: int
+    ) -> tuple[Carry, jax.Array]:
+        chex.assert_rank(context.reward, 2)
+        return module.apply(variables, context, key, horizon, method="observe")
+
+    def imagine(
+        variables: PyTree, carry: Carry, action: jax.Array, key: jax.Array
+    ) -> tuple[Carry, Prediction]:
+        return module.apply(variables, carry, action, key, method="imagine")
+
+    def decode(variables: PyTree, carry: Carry) -> jax.Array:
+        return module.apply(variables, carry, method="decode")
+
+    code = config.num_classes if config.tokenizer == "categorical" else config.code_size
+    return WorldModel(
+        init, loss, observe, imagine, decode, feature_size=config.num_tokens * code + config.width
+    )

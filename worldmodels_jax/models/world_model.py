@@ -1,0 +1,43 @@
+"""The one interface of all world models: a NamedTuple of pure functions, in the manner of optax."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+
+from worldmodels_jax.types import Metrics, PyTree, Record
+
+
+class Prediction(NamedTuple):
+    """What a world model says of the step an action leads to."""
+
+    features: jax.Array  # (B, F) what a policy acts on
+    reward: jax.Array  # (B,) float32, expected reward on arrival
+    continuation: jax.Array  # (B,) float32, probability that the episode has not terminated there
+
+
+class WorldModel(NamedTuple):
+    """A world model as pure functions over explicit variables.
+
+    ``variables`` is a dict with the trained ``"params"`` and any number of other collections (the
+    model state, e.g. BatchNorm's running statistics); ``loss`` returns the new value of the latter.
+
+    Attributes:
+      init: ``(key) -> variables``.
+      loss: ``(variables, batch (B, T, ...), key) -> loss, (new_model_state, metrics)``.
+      observe: ``(variables, context (B, C, ...), key, horizon) -> carry, features (B, F)``: the
+        posterior over real frames, at the last of them. The action of the last record is not
+        consumed: it is still to be chosen. ``horizon`` (static) is how many steps of ``imagine``
+        the carry must have room for.
+      imagine: ``(variables, carry, action (B, ...), key) -> carry, Prediction``.
+      decode: ``(variables, carry) -> frames (B, *observation_shape)`` in the environment's own
+        type and scale.
+      feature_size: F.
+    """
+
+    init: Callable[[jax.Array], PyTree]
+    loss: Callable[[PyTree, Record, jax.Array], tuple[jax.Array, tuple[PyTree, Metrics]]]
+    observe: Callable[[PyTree, Record, jax.Array, int], tuple[PyTree, jax.Array]]
+    imagine: Callable[[PyTree, PyTree, jax.Array, jax.Array], tuple[PyTree, Prediction]]
+    decode: Callable[[PyTree, PyTree], jax.Array]
+    feature_size: int

@@ -1,0 +1,195 @@
+"""Causal transformer with a true key/value cache, and a bidirectional transformer.
+
+The causal one is that of tables 5.12 and 5.13 of GIT-STORM: learned positions, post-norm layers.
+One method consumes a *chunk* of tokens against an optional cache, so the full forward pass, the
+parallel prefill and the single decode step are the same code.
+"""
+
+from typing import Any, NamedTuple
+
+import chex
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+
+class KVCache(NamedTuple):
+    """Projected keys and values of the tokens consumed so far.
+
+    Slots are filled in order of position; the length is fixed, bounded by the position table. A
+    slot belongs to a *segment* (an episode): a query attends to slots of its own segment only.
+    """
+
+    keys: jax.Array  # (K layers, B, M, heads, head_dim)
+    values: jax.Array  # (K layers, B, M, heads, head_dim)
+    segments: jax.Array  # (B, M) int32, -1 where the slot is empty
+    position: jax.Array  # () int32, tokens consumed
+
+
+def init_cache(
+    *, layers: int, batch: int, length: int, heads: int, head_dim: int, dtype: Any = jnp.float32
+) -> KVCache:
+    """An empty cache for ``length`` tokens."""
+    shape = (layers, batch, length, heads, head_dim)
+    return KVCache(
+        keys=jnp.zeros(shape, dtype),
+        values=jnp.zeros(shape, dtype),
+        segments=jnp.full((batch, length), -1, jnp.int32),
+        position=jnp.zeros((), jnp.int32),
+    )
+
+
+class _Attention(nn.Module):
+    """Multi-head attention; q, k, v projected from x, keys and values optionally via a cache."""
+
+    heads: int
+    use_bias: bool
+    dtype: Any = None
+
+    @nn.compact
+    def __call__(
+        self, x: jax.Array, mask: jax.Array | None, cache: KVCache | None = None, layer: int = 0
+    ) -> tuple[jax.Array, KVCache | None]:
+        width = x.shape[-1]
+        shape = (*x.shape[:-1], self.heads, width // self.heads)
+
+        def project(name: str) -> jax.Array:
+            dense = nn.Dense(width, use_bias=self.use_bias, dtype=self.dtype, name=name)
+            return dense(x).reshape(shape)
+
+        query, key, value = project("query"), project("key"), project("value")
+        if cache is not None:
+            start = (layer, 0, cache.position, 0, 0)
+            cache = cache._replace(
+                keys=jax.lax.dynamic_update_slice(
+                    cache.keys, key[None].astype(cache.keys.dtype), start
+                ),
+                values=jax.lax.dynamic_update_slice(
+                    cache.values, value[None].astype(cache.values.dtype), start
+                ),
+            )
+            key, value = cache.keys[layer], cache.values[layer]
+        out = jax.nn.dot_product_attention(query, key, value, mask=mask)
+        out = nn.Dense(width, use_bias=self.use_bias, dtype=self.dtype, name="out")(
+            out.reshape(x.shape)
+        )
+        return out, cache
+
+
+class CausalTransformer(nn.Module):
+    """Post-norm causal transformer over embedded tokens.
+
+    ``x + w_pos -> LN``, then per layer ``LN(x + Dropout(W_o MHSA(x)))`` and
+    ``LN(x + Dropout(W_2 ReLU(W_1 x)))`` (tables 5.12, 5.13); q, k, v, o without bias.
+
+    Attributes:
+      width: D.
+      layers: K.
+      heads: attention heads; must divide D.
+      hidden: units of the feed-forward layer.
+      max_length: rows of the position table.
+      dropout: rate on both residual branches.
+      dtype: compute dtype; LayerNorm statistics and softmax are float32.
+    """
+
+    width: int
+    layers: int
+    heads: int
+    hidden: int
+    max_length: int
+    dropout: float = 0.1
+    dtype: Any = None
+
+    @nn.compact
+    def __call__(
+        self,
+        x: jax.Array,
+        segments: jax.Array,
+        cache: KVCache | None = None,
+        deterministic: bool = True,
+    ) -> tuple[jax.Array, KVCache | None]:
+        """Consume a chunk of S tokens.
+
+        Args:
+          x: ``(B, S, D)`` embedded tokens, following those already in the cache.
+          segments: ``(B, S)`` int32, non-negative; tokens attend within their segment only.
+          cache: what was consumed before; None stands for nothing, and nothing is kept.
+          deterministic: no dropout.
+
+        Returns:
+          Hidden states ``(B, S, D)`` and the extended cache (None if none was given).
+
+        Raises:
+          ValueError: if the chunk is longer than the position table.
+        """
+        batch, length, _ = x.shape
+        chex.assert_shape(segments, (batch, length))
+        if length > self.max_length:
+            raise ValueError(
+                f"a sequence of {length} tokens is longer than the position table "
+                f"({self.max_length} rows): raise model.max_length or shorten the sequence."
+            )
+        table = self.param(
+            "positions", nn.initializers.normal(0.02), (self.max_length, self.width), jnp.float32
+        )
+        start = jnp.zeros((), jnp.int32) if cache is None else cache.position
+        query_slots = start + jnp.arange(length)
+        if cache is None:
+            key_segments, key_slots = segments, query_slots
+        else:
+            cache = cache._replace(
+                segments=jax.lax.dynamic_update_slice(cache.segments, segments, (0, start))
+            )
+            key_segments, key_slots = cache.segments, jnp.arange(cache.segments.shape[1])
+        mask = (segments[:, :, None] == key_segments[:, None, :]) & (
+            key_slots[None, None, :] <= query_slots[None, :, None]
+        )
+
+        def norm(name: str) -> nn.LayerNorm:
+            return nn.LayerNorm(epsilon=1e-6, dtype=self.dtype, name=name)
+
+        x = norm("norm_in")(x + jax.lax.dynamic_slice_in_dim(table, start, length))
+        drop = nn.Dropout(self.dropout, deterministic=deterministic)
+        for layer in range(self.layers):
+            attention = _Attention(
+                self.heads, use_bias=False, dtype=self.dtype, name=f"attention_{layer}"
+            )
+            out, cache = attention(x, mask[:, None], cache, layer)
+            x = norm(f"norm_attention_{layer}")(x + drop(out))
+            out = nn.Dense(self.hidden, dtype=self.dtype, name=f"up_{layer}")(x)
+            out = nn.Dense(self.width, dtype=self.dtype, name=f"down_{layer}")(nn.relu(out))
+            x = norm(f"norm_mlp_{layer}")(x + drop(out))
+        if cache is not None:
+            cache = cache._replace(position=start + length)
+        return x, cache
+
+
+class BidirectionalTransformer(nn.Module):
+    """Pre-norm transformer over N tokens that all see one another; gelu, both residuals.
+
+    Attributes:
+      layers: number of layers.
+      heads: attention heads; must divide the width.
+      hidden: units of the feed-forward layer.
+      dtype: compute dtype.
+    """
+
+    layers: int
+    heads: int
+    hidden: int
+    dtype: Any = None
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """``(B, N, D) -> (B, N, D)``."""
+        width = x.shape[-1]
+        for layer in range(self.layers):
+            normed = nn.LayerNorm(dtype=self.dtype, name=f"norm_attention_{layer}")(x)
+            attention = _Attention(
+                self.heads, use_bias=True, dtype=self.dtype, name=f"attention_{layer}"
+            )
+            x = x + attention(normed, None)[0]
+            normed = nn.LayerNorm(dtype=self.dtype, name=f"norm_mlp_{layer}")(x)
+            out = nn.gelu(nn.Dense(self.hidden, dtype=self.dtype, name=f"up_{layer}")(normed))
+            x = x + nn.Dense(width, dtype=self.dtype, name=f"down_{layer}")(out)
+        return x

@@ -1,0 +1,151 @@
+"""The configuration of a run, and what of it must fit together."""
+
+import dataclasses
+import math
+from fractions import Fraction
+
+from worldmodels_jax.agents.actor_critic import ActorCriticConfig
+from worldmodels_jax.models.git_storm import GitStormConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class EnvConfig:
+    """The environment.
+
+    Attributes:
+      name: a gymnax id, SpriteJump, or atari/<Game>.
+      num_envs: E, environments stepped together.
+      max_episode_steps: agent steps after which an episode is truncated; none keeps the suite's.
+      sticky_actions: Atari, probability that the last action is repeated on a raw frame.
+      max_noops: Atari, up to this many no-ops after a reset.
+      life_loss: Atari, a lost life counts as termination for learning (never in evaluation).
+    """
+
+    name: str = "Catch-bsuite"
+    num_envs: int = 1
+    max_episode_steps: int | None = None
+    sticky_actions: float = 0.0
+    max_noops: int = 30
+    life_loss: bool = True
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainingConfig:
+    """The loop; the defaults are GIT-STORM's on Atari 100k.
+
+    Attributes:
+      steps: agent steps over all environments.
+      warmup: random-action agent steps before the first update.
+      replay_capacity: records kept, over all environments.
+      batch_size: B, sequences per world-model update.
+      batch_length: T, records per sequence.
+      dream_batch: B2, dreams per agent update.
+      dream_context: C, real frames encoded before each dream.
+      horizon: L, dreamed steps.
+      acting_context: frames of the running episode the agent sees when it acts.
+      world_model_ratio: world-model updates per agent step, may be below 1.
+      agent_ratio: agent updates per agent step, may be below 1.
+      world_model_lr: Adam's learning rate.
+      world_model_clip: bound on the gradient's global norm.
+      agent_lr: Adam's learning rate for actor and critic.
+      agent_eps: Adam's epsilon for actor and critic.
+      agent_clip: bound on the gradient's global norm.
+      chunk: loop iterations per compiled call; metrics are written once per chunk.
+      checkpoint_every: agent steps between checkpoints.
+      keep_checkpoints: newest checkpoints kept.
+      evaluation_episodes: episodes of the final evaluation, per seed.
+    """
+
+    steps: int = 100_000
+    warmup: int = 1024
+    replay_capacity: int = 100_000
+    batch_size: int = 16
+    batch_length: int = 64
+    dream_batch: int = 1024
+    dream_context: int = 8
+    horizon: int = 16
+    acting_context: int = 16
+    world_model_ratio: float = 1.0
+    agent_ratio: float = 1.0
+    world_model_lr: float = 1e-4
+    world_model_clip: float = 1000.0
+    agent_lr: float = 3e-5
+    agent_eps: float = 1e-5
+    agent_clip: float = 100.0
+    chunk: int = 200
+    checkpoint_every: int = 10_000
+    keep_checkpoints: int = 2
+    evaluation_episodes: int = 20
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """A run.
+
+    Attributes:
+      preset: name of the preset it was made from; printed next to every score.
+      env: the environment.
+      model: the world model.
+      agent: the behaviour learner.
+      training: the loop.
+    """
+
+    preset: str = "custom"
+    env: EnvConfig = EnvConfig()
+    model: GitStormConfig = GitStormConfig()
+    agent: ActorCriticConfig = ActorCriticConfig()
+    training: TrainingConfig = TrainingConfig()
+
+
+def updates_per_iteration(ratio: float, num_envs: int) -> Fraction:
+    """Updates per loop iteration (E agent steps), as an exact fraction."""
+    return Fraction(ratio).limit_denominator(10_000) * num_envs
+
+
+def warmup_iterations(config: Config) -> int:
+    """Loop iterations before the first update."""
+    return math.ceil(config.training.warmup / config.env.num_envs)
+
+
+def validate(config: Config) -> None:
+    """Check what no single part can check.
+
+    Raises:
+      ValueError: naming the fields, their values and the remedy.
+    """
+    t, rows, num_envs = config.training, config.model.max_length, config.env.num_envs
+    if num_envs < 1:
+        raise ValueError(f"env.num_envs={num_envs} must be at least 1.")
+    for name, value in dataclasses.asdict(t).items():
+        may_be_zero = name in ("warmup", "world_model_ratio", "agent_ratio")
+        if value < 0 or (value == 0 and not may_be_zero):
+            least = "not be negative" if may_be_zero else "be greater than 0"
+            raise ValueError(f"training.{name}={value} must {least}.")
+    if t.batch_length < 2:
+        raise ValueError(
+            f"training.batch_length={t.batch_length} holds no transition: use at least 2."
+        )
+    spans = {
+        "training.batch_length": t.batch_length,
+        "training.acting_context": t.acting_context,
+        "training.dream_context + training.horizon": t.dream_context + t.horizon,
+    }
+    for name, length in spans.items():
+        if length > rows:
+            raise ValueError(
+                f"{name} = {length} is longer than the position table: raise "
+                f"model.max_length={rows} to at least {length}, or shorten it."
+            )
+    longest = max(t.batch_length, t.dream_context)
+    if longest > t.replay_capacity // num_envs:
+        raise ValueError(
+            f"sequences of {longest} records (training.batch_length, training.dream_context) do "
+            f"not fit a replay of training.replay_capacity={t.replay_capacity} records split over "
+            f"env.num_envs={num_envs} environments: raise the capacity or shorten the sequences."
+        )
+    if longest > warmup_iterations(config):
+        raise ValueError(
+            f"training.warmup={t.warmup} steps give each of env.num_envs={num_envs} environments "
+            f"{warmup_iterations(config)} records, fewer than the {longest} of one sequence: raise "
+            f"training.warmup to at least {longest * num_envs}."
+        )
