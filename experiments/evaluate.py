@@ -4,7 +4,6 @@ python -m experiments.evaluate --run=runs/catch --episodes=100
 """
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from absl import flags
 from experiments import common
 from worldmodels_jax.evaluation.episodes import ActFn, run_episodes, run_host_episodes
 from worldmodels_jax.evaluation.scores import summary
+from worldmodels_jax.files import replacing
 from worldmodels_jax.training.run import LoadedRun, host_env, load, read_config
 
 _EPISODES = flags.DEFINE_integer(
@@ -122,9 +122,8 @@ def describe(result: dict[str, Any]) -> str:
 def write(directory: Path, result: dict[str, Any]) -> Path:
     """Write ``evaluation.json``, replacing an earlier one at once or not at all."""
     path = directory / "evaluation.json"
-    partial = path.with_suffix(".json.partial")
-    partial.write_text(json.dumps(result, indent=2) + "\n")
-    os.replace(partial, path)
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(result, indent=2) + "\n")
     return path
 
 

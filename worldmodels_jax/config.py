@@ -8,18 +8,37 @@ and optionals of them) or *sections*, dataclasses in their turn. A field is addr
 import collections
 import dataclasses
 import difflib
-import inspect
 import math
 import re
 import types
 import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Literal, NamedTuple, TypeVar, Union
+from typing import Any, Literal, TypeVar
+
+from worldmodels_jax.config_fields import (
+    UNIONS,
+    as_text,
+    describe,
+    field_types,
+    is_section,
+    item_types,
+    join_path,
+    leaves,
+    parse,
+    type_name,
+)
+
+__all__ = [
+    "ConfigError",
+    "apply_overrides",
+    "describe",
+    "diff",
+    "from_dict",
+    "split_flags",
+    "to_dict",
+]
 
 Config = TypeVar("Config")
-
-_BOOLEANS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
-_UNIONS = (Union, types.UnionType)
 
 
 class ConfigError(ValueError):
@@ -113,59 +132,24 @@ def diff(a: Any, b: Any) -> dict[str, tuple[Any, Any]]:
     return dict(_differences(a, b, ""))
 
 
-def describe(config: Any) -> str:
-    """Returns a table of every field: path, type, value and documentation, one line each.
-
-    The documentation is the field's entry in the ``Attributes:`` section of its class' docstring,
-    the value is written as ``apply_overrides`` would read it.
-    """
-    rows = [("path", "type", "value", "doc")]
-    rows += [
-        (leaf.path, _type_name(leaf.hint), _text(leaf.value), leaf.doc) for leaf in _leaves(config)
-    ]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = (
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))
-        for row in rows
-    )
-    return "\n".join(line.rstrip() for line in lines)
-
-
-class _Leaf(NamedTuple):
-    path: str
-    hint: Any
-    value: Any
-    doc: str
-
-
-def _leaves(section: Any, path: str = "") -> Iterator[_Leaf]:
-    docs = _docs(type(section))
-    for name, hint in _hints(type(section)).items():
-        value, full = getattr(section, name), _join(path, name)
-        if _is_section(value):
-            yield from _leaves(value, full)
-        else:
-            yield _Leaf(full, hint, value, docs.get(name, ""))
-
-
 def _override(section: Any, overrides: Mapping[str, str], path: str, root: Any) -> Any:
-    hints = _hints(type(section))
+    hints = field_types(type(section))
     changes: dict[str, Any] = {}
     nested: dict[str, dict[str, str]] = {}
     for key, text in overrides.items():
         name, dot, rest = key.partition(".")
-        full = _join(path, key)
+        full = join_path(path, key)
         if name not in hints:
             raise ConfigError(_unknown_field(full, path, list(hints), root))
         value = getattr(section, name)
         if dot:
-            if not _is_section(value):
+            if not is_section(value):
                 raise ConfigError(
-                    f"there is no {full!r}: {_join(path, name)!r} is a value ({_text(value)}), "
-                    "not a section; drop what follows it"
+                    f"there is no {full!r}: {join_path(path, name)!r} is a value "
+                    f"({as_text(value)}), not a section; drop what follows it"
                 )
             nested.setdefault(name, {})[rest] = text
-        elif _is_section(value) or any(
+        elif is_section(value) or any(
             map(dataclasses.is_dataclass, (hints[name], *typing.get_args(hints[name])))
         ):
             raise ConfigError(
@@ -175,7 +159,7 @@ def _override(section: Any, overrides: Mapping[str, str], path: str, root: Any) 
         else:
             changes[name] = _parse_field(full, text, hints[name])
     for name, inner in nested.items():
-        changes[name] = _override(getattr(section, name), inner, _join(path, name), root)
+        changes[name] = _override(getattr(section, name), inner, join_path(path, name), root)
     return _build(path, lambda: dataclasses.replace(section, **changes))
 
 
@@ -183,8 +167,8 @@ def _unknown_field(full: str, path: str, valid: Sequence[str], root: Any) -> str
     name = full.removeprefix(f"{path}.").partition(".")[0]
     # A right name in the wrong section is as common as a misspelt one.
     last = full.rpartition(".")[2]
-    near = [leaf.path for leaf in _leaves(root) if leaf.path.rpartition(".")[2] == last]
-    near += [_join(path, match) for match in difflib.get_close_matches(name, valid)]
+    near = [leaf.path for leaf in leaves(root) if leaf.path.rpartition(".")[2] == last]
+    near += [join_path(path, match) for match in difflib.get_close_matches(name, valid)]
     hint = f"did you mean {' or '.join(map(repr, near[:5]))}? " if near else ""
     place = f"of {path!r}" if path else "at the top level"
     return f"there is no config field {full!r}; {hint}Valid fields {place}: {', '.join(valid)}"
@@ -192,70 +176,20 @@ def _unknown_field(full: str, path: str, valid: Sequence[str], root: Any) -> str
 
 def _parse_field(path: str, text: str, hint: Any) -> Any:
     try:
-        return _parse(text, hint)
+        return parse(text, hint)
     except ValueError as error:
         raise ConfigError(_ill_typed(path, text, hint)) from error
     except TypeError as error:
         raise ConfigError(
-            f"{path}={text!r}: a {_type_name(hint)} cannot be read from text; "
+            f"{path}={text!r}: a {type_name(hint)} cannot be read from text; "
             "set it in the preset instead"
         ) from error
 
 
-def _parse(text: str, hint: Any) -> Any:
-    """Reads a value; ValueError where the text does not fit, TypeError where no text could."""
-    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
-    if origin is Literal:
-        choices = {_text(choice): choice for choice in arguments}
-        if text not in choices:
-            raise ValueError(text)
-        return choices[text]
-    if origin is tuple:
-        items = [item.strip() for item in re.sub(r"^\((.*)\)$", r"\1", text.strip()).split(",")]
-        if not items[-1]:  # "()" and "(1,)"
-            items.pop()
-        return tuple(map(_parse, items, _item_hints(hint, len(items))))
-    if origin not in _UNIONS:
-        return _parse_scalar(text, hint)
-    for member in sorted(arguments, key=lambda member: member is not types.NoneType):
-        try:
-            return _parse(text, member)
-        except ValueError:
-            continue
-    raise ValueError(text)
-
-
-def _parse_scalar(text: str, kind: Any) -> Any:
-    if kind not in (bool, int, float, str, types.NoneType):
-        raise TypeError(kind)
-    if kind is str:
-        return text
-    text = text.strip().lower()
-    if kind is int:
-        return _parse_int(text)
-    if kind is float and not math.isnan(float(text)):
-        return float(text)
-    if kind is bool and text in _BOOLEANS:
-        return _BOOLEANS[text]
-    if kind is types.NoneType and text == "none":
-        return None
-    raise ValueError(text)
-
-
-def _parse_int(text: str) -> int:
-    try:
-        return int(text)
-    except ValueError:
-        number = float(text)  # "1e5"; beyond 2**53 a float no longer holds every integer
-        if not number.is_integer() or abs(number) > 2**53:
-            raise
-        return int(number)
-
-
 def _encode(value: Any, path: str) -> Any:
-    if _is_section(value):
-        names = _hints(type(value))
-        return {name: _encode(getattr(value, name), _join(path, name)) for name in names}
+    if is_section(value):
+        names = field_types(type(value))
+        return {name: _encode(getattr(value, name), join_path(path, name)) for name in names}
     if isinstance(value, tuple):
         return [_encode(item, path) for item in value]
     if isinstance(value, float) and math.isinf(value):
@@ -272,11 +206,11 @@ def _decode(value: Any, hint: Any, path: str) -> Any:
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if dataclasses.is_dataclass(hint):
         return _decode_section(value, hint, path)
-    if origin in _UNIONS:
+    if origin in UNIONS:
         return _decode_union(value, hint, path)
     if origin is tuple and isinstance(value, list | tuple):
         try:
-            hints = _item_hints(hint, len(value))
+            hints = item_types(hint, len(value))
         except ValueError as error:
             raise ConfigError(_ill_typed(path, value, hint)) from error
         return tuple(_decode(item, kind, path) for item, kind in zip(value, hints, strict=True))
@@ -297,14 +231,16 @@ def _decode_section(value: Any, cls: Any, path: str) -> Any:
     place = path or cls.__name__
     if not isinstance(value, Mapping):
         raise ConfigError(f"{place} is {value!r}; expected a mapping with the fields of {cls}")
-    hints = _hints(cls)
+    hints = field_types(cls)
     unknown, missing = sorted(value.keys() - hints), sorted(hints.keys() - value.keys())
     if unknown or missing:
         raise ConfigError(
             f"{place} does not fit {cls.__name__}: unknown keys {unknown}, missing keys {missing}; "
             "it was perhaps written by another version, which alone can read it"
         )
-    fields = {name: _decode(value[name], hint, _join(path, name)) for name, hint in hints.items()}
+    fields = {
+        name: _decode(value[name], hint, join_path(path, name)) for name, hint in hints.items()
+    }
     return _build(path, lambda: cls(**fields))
 
 
@@ -323,18 +259,18 @@ def _decode_union(value: Any, hint: Any, path: str) -> Any:
             continue
     if not fits:
         raise ConfigError(_ill_typed(path, value, hint))
-    if sum(map(_is_section, fits)) > 1:
+    if sum(map(is_section, fits)) > 1:
         raise ConfigError(
-            f"{path} fits more than one section of {_type_name(hint)}; "
+            f"{path} fits more than one section of {type_name(hint)}; "
             "give their classes a field of different name"
         )
     return fits[0]
 
 
 def _differences(a: Any, b: Any, path: str) -> Iterator[tuple[str, tuple[Any, Any]]]:
-    if _is_section(a) and type(a) is type(b):
-        for name in _hints(type(a)):
-            yield from _differences(getattr(a, name), getattr(b, name), _join(path, name))
+    if is_section(a) and type(a) is type(b):
+        for name in field_types(type(a)):
+            yield from _differences(getattr(a, name), getattr(b, name), join_path(path, name))
     elif a != b:
         yield path, (a, b)
 
@@ -347,64 +283,5 @@ def _build(path: str, make: Callable[[], Any]) -> Any:
         raise ConfigError(f"{path or 'config'}: {error}") from error
 
 
-def _is_section(value: Any) -> bool:
-    return dataclasses.is_dataclass(value) and not isinstance(value, type)
-
-
-def _hints(cls: Any) -> dict[str, Any]:
-    hints = typing.get_type_hints(cls)
-    return {field.name: hints[field.name] for field in dataclasses.fields(cls) if field.init}
-
-
-def _item_hints(hint: Any, length: int) -> tuple[Any, ...]:
-    kinds = typing.get_args(hint)
-    if kinds[1:] == (Ellipsis,):
-        return kinds[:1] * length
-    if len(kinds) != length:
-        raise ValueError(f"{length} items for {_type_name(hint)}")
-    return kinds
-
-
-def _join(path: str, name: str) -> str:
-    return f"{path}.{name}" if path else name
-
-
 def _ill_typed(path: str, value: Any, hint: Any) -> str:
-    return f"{path}={value!r} is ill-typed; expected {_type_name(hint)}"
-
-
-def _type_name(hint: Any) -> str:
-    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
-    if hint is types.NoneType:
-        return "none"
-    if hint is Ellipsis:
-        return "..."
-    if origin is Literal:
-        return "|".join(map(_text, arguments))
-    if origin in _UNIONS:
-        return "|".join(map(_type_name, arguments))
-    if origin is not None:
-        return f"{origin.__name__}[{', '.join(map(_type_name, arguments))}]"
-    return getattr(hint, "__name__", str(hint))
-
-
-def _text(value: Any) -> str:
-    """Writes a value as ``_parse`` reads it."""
-    if value is None or isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, tuple):
-        return f"({','.join(map(_text, value))})"
-    return str(value)
-
-
-def _docs(cls: type) -> dict[str, str]:
-    """Returns the ``Attributes:`` entries of a class and its bases, each as one line."""
-    docs: dict[str, str] = {}
-    for base in reversed(cls.__mro__):
-        text = inspect.cleandoc(base.__dict__.get("__doc__") or "")
-        section = re.search(r"^Attributes:\n((?:[ ].*\n?|\n)*)", text, re.MULTILINE)
-        if section:
-            entries = inspect.cleandoc("\n" + section.group(1))
-            found = re.findall(r"^(\w+)(?: \(.*?\))?:((?:.*)(?:\n+[ ].*)*)", entries, re.MULTILINE)
-            docs |= {name: " ".join(doc.split()) for name, doc in found}
-    return docs
+    return f"{path}={value!r} is ill-typed; expected {type_name(hint)}"

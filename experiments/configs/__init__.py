@@ -9,6 +9,7 @@ PRESETS: dict[str, Callable[[], Config]] = {
     "debug": small.debug,
     "catch": small.catch,
     "minatar_breakout": small.minatar_breakout,
+    "sprite_jump": small.sprite_jump,
     "atari100k": atari.atari100k,
     "atari_cpu": atari.atari_cpu,
     "storm_original": storm_original.storm_original,

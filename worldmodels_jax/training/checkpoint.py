@@ -5,11 +5,13 @@ and dream), ``loop`` (replay, environments, keys, counters: the rest of what a r
 and ``extra`` (JSON: the state of host environments).
 """
 
+import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import orbax.checkpoint as ocp
+import tensorstore
 
 from worldmodels_jax.training.learner import TrainState
 from worldmodels_jax.training.online import LoopState
@@ -79,6 +81,8 @@ class Checkpoints(NamedTuple):
     def _restore(self, step: int, **items: Any) -> Any:
         path = Path(self.manager.directory) / str(step)
         try:
+            for item in items.keys() - {"extra"}:
+                _check_arrays(path / item)
             return self.manager.restore(step, args=ocp.args.Composite(**items))
         except Exception as error:  # orbax and tensorstore raise a dozen kinds for damaged files
             older = [other for other in self.steps() if other < step]
@@ -128,5 +132,34 @@ def open_checkpoints(directory: Path, *, keep: int = 2, read_only: bool = False)
 
 
 def abstract(tree: PyTree) -> PyTree:
-    """Shapes, types and placement of a tree of arrays, for ``restore``."""
-    return jax.tree.map(ocp.utils.to_shape_dtype_struct, tree)
+    """Shapes, types and placement of a tree, for ``restore``.
+
+    Args:
+      tree: of arrays, or of ``jax.ShapeDtypeStruct``. Those without a placement get this process's
+        first device, as the checkpoint's own may not exist here.
+    """
+    here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+
+    def leaf(x: Any) -> Any:
+        x = ocp.utils.to_shape_dtype_struct(x)
+        return x if x.sharding is not None else x.update(sharding=here)
+
+    return jax.tree.map(leaf, tree)
+
+
+def _check_arrays(item: Path) -> None:
+    """Read all arrays of one item, one at a time; whatever is raised means that it is damaged.
+
+    orbax reads all arrays at once. Where one fails it leaves the reads of the others behind, whose
+    errors then fill the terminal with thousands of lines that nobody can catch.
+    """
+    for path in (item / "_METADATA", *item.glob("_sharding"), *item.glob("array_metadatas/*")):
+        json.loads(path.read_text())
+    if not (item / "manifest.ocdbt").exists():
+        raise FileNotFoundError(f"{item} has no manifest.ocdbt")
+    store = {"driver": "ocdbt", "base": f"file://{item}/"}
+    for key in tensorstore.KvStore.open(store).result().list().result():
+        name, _, kind = key.decode().rpartition("/")
+        if kind == ".zarray":
+            spec = {"driver": "zarr", "kvstore": {**store, "path": f"{name}/"}}
+            tensorstore.open(spec, read=True).result().read().result()

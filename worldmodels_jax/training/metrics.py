@@ -6,7 +6,6 @@ events. A resumed run continues both from its checkpoint's step and leaves no se
 
 import json
 import math
-import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -15,6 +14,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import tensorboardX
+
+from worldmodels_jax.files import replacing
 
 METRICS_FILE = "metrics.jsonl"
 TENSORBOARD_DIRECTORY = "tensorboard"
@@ -187,12 +188,8 @@ def _rows(path: Path) -> Iterator[tuple[bytes, dict[str, Any]]]:
 
 def _truncate(path: Path, step: int) -> None:
     kept = b"".join(line + b"\n" for line, row in _rows(path) if row["step"] <= step)
-    temporary = path.with_name(path.name + ".tmp")
-    with temporary.open("wb") as file:
-        file.write(kept)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    with replacing(path) as temporary:
+        temporary.write_bytes(kept)
 
 
 def _open_events(directory: Path, step: int) -> Any:

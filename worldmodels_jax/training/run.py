@@ -14,6 +14,7 @@ from worldmodels_jax import envs
 from worldmodels_jax.agents.acting import Actor, make_actor
 from worldmodels_jax.agents.actor_critic import Agent, make_actor_critic
 from worldmodels_jax.config import diff, from_dict, to_dict
+from worldmodels_jax.files import replacing
 from worldmodels_jax.models.git_storm import make_git_storm
 from worldmodels_jax.models.world_model import WorldModel
 from worldmodels_jax.training import metrics as metrics_lib
@@ -244,8 +245,7 @@ def _claim(directory: Path, config: Config, seed: int, num_seeds: int) -> None:
                 f"{directory} exists and holds no run of this library (no {CONFIG_FILE}): nothing "
                 "was written; choose another --run directory."
             )
-        directory.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(wanted, indent=2) + "\n")
+        _write_config(path, wanted)
         return
     found, found_seed, found_seeds = read_config(directory)
     changed = {
@@ -263,7 +263,12 @@ def _claim(directory: Path, config: Config, seed: int, num_seeds: int) -> None:
             f"{directory} holds a run with another config ({lines}). Nothing was changed: choose "
             "another --run directory, or ask for the config it was started with."
         )
-    path.write_text(json.dumps(wanted, indent=2) + "\n")
+    _write_config(path, wanted)
+
+
+def _write_config(path: Path, saved: Mapping[str, Any]) -> None:
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(saved, indent=2) + "\n")
 
 
 def read_config(directory: Path) -> tuple[Config, int, int]:
@@ -361,7 +366,7 @@ def load(directory: str | Path, *, seed: int | None = None) -> LoadedRun:
         like = jax.eval_shape(updates.init, jax.random.key(0))
         if count > 1:
             like = jax.tree.map(lambda x: jax.ShapeDtypeStruct((count, *x.shape), x.dtype), like)
-        state = checkpoints.restore_train(steps[-1], like)
+        state = checkpoints.restore_train(steps[-1], abstract(like))
     finally:
         checkpoints.close()
     if count > 1:

@@ -8,6 +8,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter
 
+from worldmodels_jax.files import replacing
+
 Row = Mapping[str, float]  # of training.metrics.read_metrics: "step", "time" and the metrics
 
 
@@ -95,8 +97,8 @@ def plot_curves(
       title: above the axes.
     """
     figure = curves_figure(steps, values, ylabel=ylabel, reference=reference, title=title)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, format="png")
+    with replacing(path) as temporary:
+        figure.savefig(temporary, format="png")
 
 
 def curves_figure(

@@ -1,13 +1,12 @@
 """Dreams beside reality: panels of real and dreamed frames, written as GIF or contact sheet."""
 
 import colorsys
-import contextlib
-import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw
+
+from worldmodels_jax.files import replacing
 
 CONTEXT_COLOUR = (64, 128, 255)  # blue: the model saw this frame
 DREAM_COLOUR = (255, 144, 32)  # orange: the model made the frame up
@@ -118,7 +117,7 @@ def write_gif(path: Path, frames: np.ndarray, fps: float) -> None:
     if not 0 < fps <= 50:
         raise ValueError(f"fps is {fps}; a GIF plays more than 0 and at most 50 frames per second")
     images = [Image.fromarray(frame) for frame in to_rgb(frames)]
-    with _replacing(path) as temporary:
+    with replacing(path) as temporary:
         images[0].save(
             temporary,
             format="GIF",
@@ -151,7 +150,7 @@ def write_contact_sheet(path: Path, frames: np.ndarray, columns: int) -> None:
     for t, frame in enumerate(to_rgb(frames)):
         top, left = t // columns * (H + _GAP), t % columns * (W + _GAP)
         sheet[top : top + H, left : left + W] = frame
-    with _replacing(path) as temporary:
+    with replacing(path) as temporary:
         Image.fromarray(sheet).save(temporary, format="PNG")
 
 
@@ -187,15 +186,3 @@ def _panel(frames: np.ndarray, label: str, borders: np.ndarray) -> np.ndarray:
     ImageDraw.Draw(header).text((_BORDER, 1), label, fill=_TEXT)
     panel[:, :_HEADER] = np.asarray(header)
     return panel
-
-
-@contextlib.contextmanager
-def _replacing(path: Path) -> Iterator[Path]:
-    """Yields a file to write, which takes the place of ``path`` if nothing was raised."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".tmp")
-    try:
-        yield temporary
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -1,0 +1,239 @@
+"""The transformers: cache against full forward, what attends to what, and a slow NumPy version."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from worldmodels_jax.nn.transformer import (
+    BidirectionalTransformer,
+    CausalTransformer,
+    init_cache,
+)
+
+B, S, D, HEADS, HIDDEN, LAYERS, MAX_LENGTH = 2, 9, 8, 2, 12, 2, 10
+MODEL = CausalTransformer(D, LAYERS, HEADS, HIDDEN, MAX_LENGTH, dropout=0.5)
+# One episode; a boundary within the prefill; one in each half of the sequence.
+SEGMENTS = {
+    "one episode": np.zeros((B, S), np.int32),
+    "boundaries": np.array([[0, 0, 1, 1, 1, 1, 2, 2, 2], [1, 1, 1, 1, 1, 2, 2, 2, 3]], np.int32),
+}
+
+
+def inputs(seed=0):
+    return jax.random.normal(jax.random.key(seed), (B, S, D))
+
+
+@pytest.fixture(scope="module")
+def variables():
+    """Random everywhere, so that no zero bias and no unit scale hides a mistake."""
+    shapes = jax.eval_shape(MODEL.init, jax.random.key(0), inputs(), SEGMENTS["one episode"])
+    rng = np.random.default_rng(0)
+    return jax.tree.map(lambda x: jnp.asarray(rng.normal(0, 0.5, x.shape), jnp.float32), shapes)
+
+
+@pytest.fixture(scope="module")
+def forward():
+    return jax.jit(lambda variables, x, segments: MODEL.apply(variables, x, segments)[0])
+
+
+def empty_cache(length=S):
+    return init_cache(layers=LAYERS, batch=B, length=length, heads=HEADS, head_dim=D // HEADS)
+
+
+# The cache
+
+
+@pytest.mark.parametrize("length", [S, S + 3], ids=["exact cache", "room to spare"])
+@pytest.mark.parametrize("prefill", [0, 4])
+@pytest.mark.parametrize("episodes", SEGMENTS)
+def test_prefill_and_decode_equal_the_full_forward(variables, forward, episodes, prefill, length):
+    x, segments = inputs(), jnp.asarray(SEGMENTS[episodes])
+
+    @jax.jit
+    def cached(variables, x):
+        cache, out = empty_cache(length), jnp.zeros((B, 0, D))
+        if prefill:
+            out, cache = MODEL.apply(variables, x[:, :prefill], segments[:, :prefill], cache)
+
+        def decode(cache, inputs):
+            token, segment = inputs
+            hidden, cache = MODEL.apply(variables, token[:, None], segment[:, None], cache)
+            return cache, hidden[:, 0]
+
+        rest = jax.tree.map(lambda a: jnp.moveaxis(a[:, prefill:], 1, 0), (x, segments))
+        cache, decoded = jax.lax.scan(decode, cache, rest)
+        return jnp.concatenate([out, jnp.moveaxis(decoded, 0, 1)], axis=1), cache
+
+    hidden, cache = cached(variables, x)
+    assert cache.position == S
+    np.testing.assert_array_equal(cache.segments[:, :S], segments)
+    np.testing.assert_array_equal(cache.segments[:, S:], -1)
+    np.testing.assert_allclose(hidden, forward(variables, x, segments), atol=1e-4)
+
+
+def test_chunks_of_any_size_equal_the_full_forward(variables, forward):
+    x, segments = inputs(), jnp.asarray(SEGMENTS["boundaries"])
+    cache, out = empty_cache(), []
+    apply = jax.jit(MODEL.apply)
+    for start, end in ((0, 3), (3, 6), (6, 9)):
+        hidden, cache = apply(variables, x[:, start:end], segments[:, start:end], cache)
+        out.append(hidden)
+    np.testing.assert_allclose(jnp.concatenate(out, 1), forward(variables, x, segments), atol=1e-4)
+
+
+# What attends to what
+
+
+def influence(forward, variables, segments):
+    """(B, S, S) bool: whether changing input j changes output i."""
+    x, other = inputs(), inputs(1)
+    plain = forward(variables, x, segments)
+    columns = [
+        np.abs(forward(variables, x.at[:, j].set(other[:, j]), segments) - plain).max(-1)
+        for j in range(S)
+    ]
+    return np.stack(columns, -1) > 1e-6
+
+
+@pytest.mark.parametrize("episodes", SEGMENTS)
+def test_attention_is_causal_and_stays_within_the_segment(variables, forward, episodes):
+    segments = SEGMENTS[episodes]
+    same = segments[:, :, None] == segments[:, None, :]
+    expected = same & np.tril(np.ones((S, S), bool))
+    np.testing.assert_array_equal(influence(forward, variables, jnp.asarray(segments)), expected)
+
+
+def test_a_segment_does_not_depend_on_what_was_before_it_bit_by_bit(variables, forward):
+    segments = jnp.asarray(SEGMENTS["boundaries"])
+    x = inputs()
+    other = jnp.where(segments[..., None] >= 2, x, 100 * inputs(1))
+    before, after = (np.asarray(forward(variables, v, segments)) for v in (x, other))
+    kept = np.asarray(segments) >= 2
+    np.testing.assert_array_equal(before[kept], after[kept])
+
+
+def test_positions_keep_counting_across_a_reset(variables, forward):
+    # The same token alone in its segment, at another place: only its position differs.
+    x = jnp.broadcast_to(inputs()[:, :1], (B, S, D))
+    alone = jnp.broadcast_to(jnp.arange(S, dtype=jnp.int32), (B, S))
+    hidden = forward(variables, x, alone)
+    assert np.abs(hidden[:, 1:] - hidden[:, :1]).max(-1).min() > 1e-3
+
+
+# The layers
+
+
+def layer_norm(x, params, epsilon):
+    x = x - x.mean(-1, keepdims=True)
+    x = x / np.sqrt((x**2).mean(-1, keepdims=True) + epsilon)
+    return x * params["scale"] + params["bias"]
+
+
+def dense(x, params):
+    return x @ params["kernel"] + params.get("bias", 0.0)
+
+
+def attend(x, params, allowed):
+    """One sequence, one head and one query at a time."""
+    size = D // HEADS
+    query, key, value = (dense(x, params[name]) for name in ("query", "key", "value"))
+    out = np.zeros_like(x)
+    for head in range(HEADS):
+        part = slice(head * size, (head + 1) * size)
+        for i in range(len(x)):
+            keys = np.flatnonzero(allowed[i])
+            scores = np.array([query[i, part] @ key[j, part] for j in keys]) / np.sqrt(size)
+            weights = np.exp(scores - scores.max())
+            out[i, part] = (weights / weights.sum()) @ value[keys, part]
+    return dense(out, params["out"])
+
+
+def numpy_params(variables):
+    return jax.tree.map(lambda x: np.asarray(x, np.float64), variables["params"])
+
+
+def test_causal_transformer_equals_slow_numpy(variables, forward):
+    p, segments = numpy_params(variables), SEGMENTS["boundaries"]
+    expected = []
+    for b in range(B):
+        allowed = (segments[b][:, None] == segments[b]) & np.tril(np.ones((S, S), bool))
+        x = np.asarray(inputs()[b], np.float64) + p["positions"][:S]
+        x = layer_norm(x, p["norm_in"], 1e-6)
+        for layer in range(LAYERS):
+            x = x + attend(x, p[f"attention_{layer}"], allowed)
+            x = layer_norm(x, p[f"norm_attention_{layer}"], 1e-6)
+            up = np.maximum(dense(x, p[f"up_{layer}"]), 0.0)
+            x = layer_norm(x + dense(up, p[f"down_{layer}"]), p[f"norm_mlp_{layer}"], 1e-6)
+        expected.append(x)
+    hidden = forward(variables, inputs(), jnp.asarray(segments))
+    np.testing.assert_allclose(hidden, expected, atol=1e-4)
+
+
+def test_causal_transformer_has_the_parameters_of_the_tables(variables):
+    shapes = jax.tree.map(jnp.shape, variables["params"])
+    assert shapes["positions"] == (MAX_LENGTH, D)
+    # q, k, v, o have no bias.
+    assert shapes["attention_0"] == {
+        name: {"kernel": (D, D)} for name in ("query", "key", "value", "out")
+    }
+    assert shapes["up_1"] == {"kernel": (D, HIDDEN), "bias": (HIDDEN,)}
+
+
+def test_dropout_is_on_in_training_only(variables):
+    x, segments = inputs(), jnp.asarray(SEGMENTS["one episode"])
+
+    @jax.jit
+    def train(key):
+        return MODEL.apply(variables, x, segments, None, False, rngs={"dropout": key})[0]
+
+    first, same, other = (train(jax.random.key(seed)) for seed in (0, 0, 1))
+    np.testing.assert_array_equal(first, same)
+    assert np.abs(first - other).max() > 0.1
+
+
+def test_bidirectional_transformer_equals_slow_numpy():
+    model = BidirectionalTransformer(LAYERS, HEADS, HIDDEN)
+    shapes = jax.eval_shape(model.init, jax.random.key(0), inputs())
+    rng = np.random.default_rng(1)
+    variables = jax.tree.map(
+        lambda x: jnp.asarray(rng.normal(0, 0.5, x.shape), jnp.float32), shapes
+    )
+    p = numpy_params(variables)
+    assert set(p["attention_0"]["query"]) == {"kernel", "bias"}
+    expected = []
+    for x in np.asarray(inputs(), np.float64):
+        for layer in range(LAYERS):
+            normed = layer_norm(x, p[f"norm_attention_{layer}"], 1e-6)
+            x = x + attend(normed, p[f"attention_{layer}"], np.ones((S, S), bool))
+            up = dense(layer_norm(x, p[f"norm_mlp_{layer}"], 1e-6), p[f"up_{layer}"])
+            gelu = 0.5 * up * (1 + np.tanh(np.sqrt(2 / np.pi) * (up + 0.044715 * up**3)))
+            x = x + dense(gelu, p[f"down_{layer}"])
+        expected.append(x)
+    np.testing.assert_allclose(jax.jit(model.apply)(variables, inputs()), expected, atol=1e-4)
+
+
+def test_bfloat16_keeps_float32_parameters_and_a_bfloat16_cache():
+    model = CausalTransformer(D, 1, HEADS, HIDDEN, MAX_LENGTH, dtype=jnp.bfloat16)
+    segments = jnp.asarray(SEGMENTS["boundaries"])
+    variables = jax.jit(model.init)(jax.random.key(0), inputs(), segments)
+    assert {x.dtype for x in jax.tree.leaves(variables)} == {jnp.dtype(jnp.float32)}
+    cache = init_cache(
+        layers=1, batch=B, length=S, heads=HEADS, head_dim=D // HEADS, dtype=jnp.bfloat16
+    )
+    hidden, cache = jax.jit(model.apply)(variables, inputs(), segments, cache)
+    assert hidden.dtype == cache.keys.dtype == jnp.bfloat16
+    exact = CausalTransformer(D, 1, HEADS, HIDDEN, MAX_LENGTH)
+    full = jax.jit(exact.apply)(variables, inputs(), segments)[0]
+    np.testing.assert_allclose(hidden.astype(jnp.float32), full, atol=0.1)
+
+
+def test_a_sequence_longer_than_the_position_table_is_refused(variables):
+    x = jnp.zeros((B, MAX_LENGTH + 1, D))
+    with pytest.raises(ValueError, match=rf"{MAX_LENGTH + 1} tokens .* \({MAX_LENGTH} rows\)"):
+        MODEL.apply(variables, x, jnp.zeros(x.shape[:2], jnp.int32))
+
+
+def test_segments_of_another_shape_are_refused(variables):
+    with pytest.raises(AssertionError):
+        MODEL.apply(variables, inputs(), jnp.zeros((B, S + 1), jnp.int32))
