@@ -15,7 +15,7 @@ import jax.numpy as jnp
 
 from worldmodels_jax.nn.mlp import MLP
 from worldmodels_jax.ops import categorical, returns, twohot
-from worldmodels_jax.ops.collectives import masked_mean
+from worldmodels_jax.ops.collectives import masked_mean, pmean
 from worldmodels_jax.types import EnvSpec, Metrics, PyTree
 
 
@@ -172,7 +172,11 @@ def make_actor_critic(
         discount = config.gamma * continuation
         target = lambda_return(dream.reward, discount, values)
         scale = returns.update_return_scale(
-            variables["return_scale"], target, decay=config.return_decay, axis_name=axis_name
+            variables["return_scale"],
+            target,
+            decay=config.return_decay,
+            valid=dream.weight > 0,
+            axis_name=axis_name,
         )
         spread = returns.return_range(scale)
 
@@ -188,14 +192,15 @@ def make_actor_critic(
             regulariser = lambda_return(dream.reward, discount, slow_values)
         critic_loss = mean(twohot.two_hot_symlog_loss(logits[:-1], target, bins))
         slow_loss = mean(twohot.two_hot_symlog_loss(logits[:-1], regulariser, bins))
+        first, second = (pmean(mean(target**power), axis_name) for power in (1, 2))
         total = actor_loss + critic_loss + slow_loss - config.entropy_scale * mean(entropy)
         metrics = {
             "actor_loss": actor_loss,
             "critic_loss": critic_loss,
             "critic_slow_loss": slow_loss,
             "actor_entropy": mean(entropy),
-            "return_mean": mean(target),
-            "return_std": jnp.sqrt(jnp.maximum(mean(target**2) - mean(target) ** 2, 0.0)),
+            "return_mean": first,
+            "return_std": jnp.sqrt(jnp.maximum(second - first**2, 0.0)),
             "return_scale": spread,
             "value_mean": mean(values[:-1]),
             "dream_reward": mean(dream.reward),

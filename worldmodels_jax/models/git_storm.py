@@ -343,8 +343,9 @@ class _Module(nn.Module):
             + posterior.loss
         )
         # Per token: the weights of a masked frame sum to N.
-        surprise = -(log_probs * posterior.tokens[:, 1:]).sum(-1)
-        usage = posterior.probs.mean((0, 1))
+        surprise = mean((-(log_probs * posterior.tokens[:, 1:]).sum(-1) * weight).sum(-1))
+        surprise = pmean(surprise, self.axis_name) / c.num_tokens
+        usage = pmean(posterior.probs.mean((0, 1)), self.axis_name)
         metrics = {
             "loss": loss,
             "reconstruction_loss": reconstruction,
@@ -357,7 +358,7 @@ class _Module(nn.Module):
             "quantiser_loss": posterior.loss,
             "posterior_entropy": categorical.entropy(jnp.log(posterior.probs)).sum(-1).mean(),
             "prior_entropy": mean((categorical.entropy(log_probs) * weight).sum(-1)),
-            "token_perplexity": jnp.exp(mean((surprise * weight).sum(-1)) / c.num_tokens),
+            "token_perplexity": jnp.exp(surprise),
             "codebook_use": jnp.exp(categorical.entropy(jnp.log(usage))).mean(),
         }
         return loss, metrics

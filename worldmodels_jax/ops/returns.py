@@ -66,6 +66,7 @@ def update_return_scale(
     decay: float = 0.99,
     low: float = 0.05,
     high: float = 0.95,
+    valid: jax.Array | None = None,
     axis_name: str | None = None,
 ) -> ReturnScale:
     """Moves each average towards its percentile of the returns (GIT-STORM, equation 5.13).
@@ -78,6 +79,8 @@ def update_return_scale(
       decay: share of the old average that is kept.
       low: lower percentile, in [0, 1].
       high: upper percentile, in [0, 1].
+      valid: bool, broadcast against ``returns``; the returns that count. Where none does, on any
+        device, the averages stay. None counts all.
       axis_name: mapped axis over which the returns are gathered, so that the percentiles are those
         of the whole batch; None on one device.
 
@@ -85,13 +88,18 @@ def update_return_scale(
       The new averages, the same on every device.
     """
     returns = jax.lax.stop_gradient(returns).astype(jnp.float32)
+    if valid is not None:
+        returns = jnp.where(valid, returns, jnp.nan)
     if axis_name is not None:
         returns = jax.lax.all_gather(returns, axis_name)
-    percentiles = jnp.quantile(returns.reshape(-1), jnp.array([low, high], jnp.float32))
+    quantile = jnp.quantile if valid is None else jnp.nanquantile
+    percentiles = quantile(returns.reshape(-1), jnp.array([low, high], jnp.float32))
     if axis_name is not None:
         # Already equal everywhere; the mean is what lets shard_map see it, and so accept the scale
         # as replicated state. (all_gather can say so itself, but then fails under vmap.)
         percentiles = jax.lax.pmean(percentiles, axis_name)
+    if valid is not None:
+        percentiles = jnp.where(jnp.isnan(percentiles), jnp.stack(scale), percentiles)
     return ReturnScale(
         low=decay * scale.low + (1 - decay) * percentiles[0],
         high=decay * scale.high + (1 - decay) * percentiles[1],
