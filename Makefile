@@ -4,9 +4,8 @@ VENV := .venv
 PY := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
 CONFIG ?= catch
-export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/.cache/jax
 
-.PHONY: train test test-slow lint check debug setup clean
+.PHONY: setup train test test-slow lint clean
 
 $(STAMP): pyproject.toml setup.cfg
 	@test -x $(PY) || $(PYTHON) -m venv $(VENV)
@@ -31,4 +30,4 @@ test-slow: $(STAMP)
 	$(PY) -m pytest -m slow -s
 
 clean:
-	rm -rf $(VENV) .cache build *.egg-info
+	rm -rf $(VENV) build *.egg-info

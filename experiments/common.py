@@ -6,10 +6,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import jax
-from absl import app, flags, logging
+from absl import app, logging
 
 from experiments.configs import PRESETS
-from worldmodels_jax.config import apply_overrides, describe, split_flags
+from worldmodels_jax.config import ConfigError, apply_overrides, describe, split_flags
 from worldmodels_jax.training.checkpoint import CheckpointError
 from worldmodels_jax.training.config import Config
 from worldmodels_jax.training.metrics import NonFiniteLossError
@@ -57,9 +57,12 @@ def run_app(main: Callable[[dict[str, str]], None], *, fields: bool = False) -> 
     overrides: dict[str, str] = {}
 
     def parse(argv: Sequence[str]) -> list[str]:
-        rest, found = split_flags(argv) if fields else (list(argv), {})
+        try:
+            rest, found = split_flags(argv) if fields else (list(argv), {})
+        except ConfigError as error:
+            sys.exit(f"error: {error}")
         overrides.update(found)
-        return flags.FLAGS(rest)
+        return app.parse_flags_with_usage(rest)
 
     def guarded(argv: Sequence[str]) -> None:
         if len(argv) > 1:
@@ -68,7 +71,7 @@ def run_app(main: Callable[[dict[str, str]], None], *, fields: bool = False) -> 
         logging.set_verbosity(logging.ERROR)  # orbax reports every step of every save
         try:
             main(overrides)
-        except (ValueError, CheckpointError, NonFiniteLossError, ImportError) as error:
+        except (ValueError, CheckpointError, NonFiniteLossError, ImportError, OSError) as error:
             sys.exit(f"error: {error}")
 
     app.run(guarded, flags_parser=parse)

@@ -12,8 +12,9 @@ from absl import flags
 from tqdm import tqdm
 
 from experiments import common, evaluate, imagine
+from worldmodels_jax.training.config import Config
 from worldmodels_jax.training.metrics import console_line, read_metrics
-from worldmodels_jax.training.run import train
+from worldmodels_jax.training.run import build, train
 from worldmodels_jax.viz.curves import plot_learning_curves
 
 _CONFIG = flags.DEFINE_string("config", "catch", "Preset; see the list above.")
@@ -29,9 +30,8 @@ def main(overrides: dict[str, str]) -> None:
     config = common.make_config(_CONFIG.value, overrides)
     directory = Path(_RUN.value or f"runs/{_CONFIG.value}")
     total = config.training.steps
-    print(
-        f"{config.preset}: {config.env.name}, {total} steps, prior={config.model.prior} -> {directory}"
-    )
+    system = f"{config.env.name}, {total} steps, prior={config.model.prior}"
+    print(f"{config.preset}: {system} -> {directory}")
     with tqdm(total=total, unit="step", smoothing=0.1) as bar:
 
         def report(step: int, metrics: Mapping[str, float]) -> None:
@@ -69,14 +69,14 @@ def main(overrides: dict[str, str]) -> None:
             curve, runs, "return", reference={"random": result["random_mean"]}, title=config.preset
         )
         written.append(curve)
-    if config_is_visual(directory):
+    if is_visual(config):
         written.append(imagine.imagine_run(directory))
     print("Wrote\n" + "\n".join(f"  {path}" for path in written))
 
 
-def config_is_visual(directory: Path) -> bool:
-    """Whether the run's observations are frames that a GIF can show."""
-    return len(imagine.load(directory).parts.spec.observation_shape) == 3
+def is_visual(config: Config) -> bool:
+    """Whether the observations are frames that a GIF can show."""
+    return len(build(config).spec.observation_shape) == 3
 
 
 if __name__ == "__main__":

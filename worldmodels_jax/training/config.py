@@ -7,6 +7,8 @@ from fractions import Fraction
 from worldmodels_jax.agents.actor_critic import ActorCriticConfig
 from worldmodels_jax.models.git_storm import GitStormConfig
 
+_LONGEST_CYCLE = 10_000  # iterations after which a ratio's pattern of updates repeats
+
 
 @dataclasses.dataclass(frozen=True)
 class EnvConfig:
@@ -98,8 +100,8 @@ class Config:
 
 
 def updates_per_iteration(ratio: float, num_envs: int) -> Fraction:
-    """Updates per loop iteration (E agent steps), as an exact fraction."""
-    return Fraction(ratio).limit_denominator(10_000) * num_envs
+    """Updates per loop iteration (E agent steps): the nearest fraction of at most 10,000ths."""
+    return Fraction(ratio).limit_denominator(_LONGEST_CYCLE) * num_envs
 
 
 def warmup_iterations(config: Config) -> int:
@@ -121,6 +123,12 @@ def validate(config: Config) -> None:
         if value < 0 or (value == 0 and not may_be_zero):
             least = "not be negative" if may_be_zero else "be greater than 0"
             raise ValueError(f"training.{name}={value} must {least}.")
+    for name in ("world_model_ratio", "agent_ratio"):
+        if (ratio := getattr(t, name)) and not 1 / _LONGEST_CYCLE <= ratio < math.inf:
+            raise ValueError(
+                f"training.{name}={ratio} is no number of updates per agent step: give at least "
+                f"{1 / _LONGEST_CYCLE}, or 0 for none."
+            )
     if t.batch_length < 2:
         raise ValueError(
             f"training.batch_length={t.batch_length} holds no transition: use at least 2."

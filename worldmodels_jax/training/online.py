@@ -186,11 +186,12 @@ def make_halves(config: Config, spec: EnvSpec, updates: Updates, actor: Actor) -
         }
         for (name, (sample, update)), key_update in zip(steps.items(), keys, strict=True):
             ratio = ratios[name]
-            # Updates number floor(i r) .. floor((i + 1) r) - 1 fall into iteration i, exactly.
+            # Updates number floor(i r) .. floor((i + 1) r) - 1 fall into iteration i, exactly. The
+            # whole part of r is kept out of the products, which would overflow with it.
+            whole, part = divmod(ratio.numerator, ratio.denominator)
             phase = state.iteration % ratio.denominator
-            due = (phase + 1) * ratio.numerator // ratio.denominator
-            due -= phase * ratio.numerator // ratio.denominator
-            due = jnp.where(state.iteration + 1 >= warmup, due, 0)
+            due = (phase + 1) * part // ratio.denominator - phase * part // ratio.denominator
+            due = jnp.where(state.iteration + 1 >= warmup, whole + due, 0)
 
             step = functools.partial(sample_and_update, state.replay, sample, update)
             train, values = _repeat(step, train, key_update, due, math.ceil(ratio))

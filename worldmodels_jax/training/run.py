@@ -240,7 +240,7 @@ def _claim(directory: Path, config: Config, seed: int, num_seeds: int) -> None:
     path = directory / CONFIG_FILE
     wanted = {"config": to_dict(config), "seed": seed, "num_seeds": num_seeds}
     if not path.exists():
-        if directory.exists() and any(directory.iterdir()):
+        if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
             raise CheckpointError(
                 f"{directory} exists and holds no run of this library (no {CONFIG_FILE}): nothing "
                 "was written; choose another --run directory."
