@@ -3,7 +3,10 @@
 python -m experiments.evaluate --run=runs/catch --episodes=100
 """
 
+import dataclasses
+import functools
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +15,12 @@ import numpy as np
 from absl import flags
 
 from experiments import common
-from worldmodels_jax.evaluation.episodes import ActFn, run_episodes, run_host_episodes
+from worldmodels_jax.evaluation.episodes import run_episodes, run_host_episodes
 from worldmodels_jax.evaluation.scores import summary
 from worldmodels_jax.files import replacing
+from worldmodels_jax.training.learner import TrainState
 from worldmodels_jax.training.run import LoadedRun, host_env, load, read_config
+from worldmodels_jax.types import Record
 
 _EPISODES = flags.DEFINE_integer(
     "episodes", None, "Episodes per seed; by default training.evaluation_episodes.", lower_bound=1
@@ -43,23 +48,24 @@ def evaluate_run(
     config, first, count = read_config(directory)
     episodes = episodes or config.training.evaluation_episodes
     seeds = list(range(first, first + count))
-    returns, lengths, step = [], [], 0
+    run = load(directory)
+
+    def policy(train: TrainState, memory: Record, key: jax.Array) -> jax.Array:
+        return dataclasses.replace(run, train=train).choose(memory, key, greedy=greedy)
+
+    def act_random(train: TrainState, memory: Record, key: jax.Array) -> jax.Array:
+        del train
+        return run.parts.actor.act_random(memory.reward.shape[0], key)
+
+    play = _player(run, policy, episodes, seed)
+    returns, lengths = [], []
     for number in seeds:
-        run = load(directory, seed=number)
-        step = run.step
-        key = jax.random.fold_in(jax.random.key(seed), number)
-
-        def policy(memory: Any, k: jax.Array, run: LoadedRun = run) -> jax.Array:
-            return run.choose(memory, k, greedy=greedy)
-
-        played = _play(run, policy, key, episodes, seed)
+        train = run.train if number == first else load(directory, seed=number).train
+        played = play(train, jax.random.fold_in(jax.random.key(seed), number))
         returns.append(np.asarray(played[0]))
         lengths.append(np.asarray(played[1]))
-
-    def act_random(memory: Any, k: jax.Array) -> jax.Array:
-        return run.parts.actor.act_random(memory.reward.shape[0], k)
-
-    random = _play(run, act_random, jax.random.key(seed + 1), episodes, seed + 1)[0]
+    play_random = _player(run, act_random, episodes, seed + 1)
+    random = play_random(run.train, jax.random.key(seed + 1))[0]
     scores = summary(np.stack(returns))
     return {
         "episodes": int(np.stack(returns).size),
@@ -72,7 +78,7 @@ def evaluate_run(
         "per_seed": {str(n): float(r.mean()) for n, r in zip(seeds, returns, strict=True)},
         "returns": [r.tolist() for r in returns],
         "mean_length": float(np.mean(np.stack(lengths))),
-        "step": step,
+        "step": run.step,
         "preset": config.preset,
         "protocol": {
             "env": config.env.name,
@@ -91,18 +97,32 @@ def evaluate_run(
     }
 
 
-def _play(
-    run: LoadedRun, act: ActFn, key: jax.Array, episodes: int, seed: int
-) -> tuple[jax.Array, jax.Array] | tuple[np.ndarray, np.ndarray]:
-    if run.parts.env is not None:
-        env, actor = run.parts.env, run.parts.actor
-        return jax.jit(lambda k: run_episodes(env, actor, act, k, episodes=episodes))(key)
-    num_envs = min(_HOST_ENVS, episodes)
-    host = host_env(run.config, num_envs=num_envs, seed=seed, evaluation=True)
-    try:
-        return run_host_episodes(host, run.parts.actor, jax.jit(act), key, episodes=episodes)
-    finally:
-        host.close()
+def _player(
+    run: LoadedRun,
+    act: Callable[[TrainState, Record, jax.Array], jax.Array],
+    episodes: int,
+    seed: int,
+) -> Callable[[TrainState, jax.Array], tuple[Any, Any]]:
+    """``(train, key) -> returns, lengths``; what was learned is an argument: compiled once."""
+    env, actor = run.parts.env, run.parts.actor
+    if env is not None:
+        return jax.jit(
+            lambda train, key: run_episodes(
+                env, actor, functools.partial(act, train), key, episodes=episodes
+            )
+        )
+    compiled = jax.jit(act)
+
+    def play(train: TrainState, key: jax.Array) -> tuple[np.ndarray, np.ndarray]:
+        num_envs = min(_HOST_ENVS, episodes)
+        host = host_env(run.config, num_envs=num_envs, seed=seed, evaluation=True)
+        try:
+            choose = functools.partial(compiled, train)
+            return run_host_episodes(host, actor, choose, key, episodes=episodes)
+        finally:
+            host.close()
+
+    return play
 
 
 def describe(result: dict[str, Any]) -> str:

@@ -5,6 +5,8 @@
 The dream starts from the real frames before it and follows the same actions.
 """
 
+import dataclasses
+import functools
 from pathlib import Path
 
 import jax
@@ -79,11 +81,9 @@ def imagine_run(
         length = max(min(length, longest), context + 1)
     start = episode_window(records, length)
     window = jax.tree.map(lambda x: x[None, start : start + length], records)
-    frames = jax.jit(
-        lambda k: open_loop(
-            run.parts.world_model, run.train.world_model.variables, window, k, context=context
-        )
-    )(key_dream)
+    # What was learned is an argument: the same program serves every checkpoint.
+    predict = jax.jit(functools.partial(open_loop, run.parts.world_model, context=context))
+    frames = predict(run.train.world_model.variables, window, key_dream)
     panels = dream_panels(np.asarray(window.observation[0]), np.asarray(frames[0]), context=context)
     path = out or directory / "dream.gif"
     write_gif(path, panels, fps=4 if run.parts.env is not None else 15)
@@ -101,13 +101,17 @@ def _record(run: LoadedRun, key: jax.Array, steps: int, seed: int) -> Record:
     """Records ``(T, ...)`` of the run's agent."""
     if run.parts.env is not None:
         env, actor = run.parts.env, run.parts.actor
-        return jax.jit(lambda k: record_steps(env, actor, run.choose, k, steps=steps))(key)
+        return jax.jit(
+            lambda train, k: record_steps(
+                env, actor, dataclasses.replace(run, train=train).choose, k, steps=steps
+            )
+        )(run.train, key)
     host = host_env(run.config, num_envs=1, seed=seed, evaluation=True)
-    act = jax.jit(run.act)
+    act = jax.jit(lambda train, *now: dataclasses.replace(run, train=train).act(*now))
     memory, time_step, rows = run.memory(1), host.reset(), []
     for _ in range(steps):
         key, key_act = jax.random.split(key)
-        memory, action = act(memory, time_step, key_act)
+        memory, action = act(run.train, memory, time_step, key_act)
         rows.append(jax.tree.map(lambda x: np.asarray(x[0, -1]), memory))
         time_step = host.step(np.asarray(action))
     host.close()

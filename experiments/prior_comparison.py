@@ -35,7 +35,9 @@ from worldmodels_jax.training.run import build
 from worldmodels_jax.types import Metrics, Record
 
 _SEEDS = flags.DEFINE_integer("seeds", 3, "Seeds, from 0.", lower_bound=1)
-_UPDATES = flags.DEFINE_integer("updates", 4000, "World-model updates of each prior.", lower_bound=1)
+_UPDATES = flags.DEFINE_integer(
+    "updates", 4000, "World-model updates of each prior.", lower_bound=1
+)
 _STEPS = flags.DEFINE_integer("steps", 10_000, "Random steps of experience.", lower_bound=100)
 _OUT = flags.DEFINE_string("out", "results/sprite_jump_prior.json", "Where the table is written.")
 
@@ -92,7 +94,9 @@ def train(
 
     def step(state: TrainState, step_key: jax.Array) -> tuple[TrainState, Metrics]:
         key_sample, key_update = jax.random.split(step_key)
-        return updates.world_model(state, updates.sample_world_model(replay, key_sample), key_update)
+        return updates.world_model(
+            state, updates.sample_world_model(replay, key_sample), key_update
+        )
 
     state = updates.init(key)
     state, metrics = jax.lax.scan(step, state, jax.random.split(jax.random.fold_in(key, 1), count))

@@ -58,9 +58,9 @@ def minatar_breakout() -> Config:
         model=dataclasses.replace(base.model, channels=(32, 64)),
         training=dataclasses.replace(
             base.training,
-            steps=100_000,
+            steps=60_000,
             warmup=2_000,
-            replay_capacity=100_000,
+            replay_capacity=60_000,
             checkpoint_every=20_000,
         ),
     )

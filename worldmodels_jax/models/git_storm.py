@@ -462,7 +462,8 @@ def make_git_storm(
     def init(key: jax.Array) -> PyTree:
         key_params, key_dropout, key_loss = jax.random.split(key, 3)
         rngs = {"params": key_params, "dropout": key_dropout}
-        return module.init(rngs, empty_records(spec, (1, 2)), key_loss)
+        # Without the axis, so that variables can be made outside of what is mapped over it.
+        return _Module(config, spec).init(rngs, empty_records(spec, (1, 2)), key_loss)
 
     def loss(
         variables: PyTree, batch: Record, key: jax.Array

@@ -71,7 +71,7 @@ def gradient_step(
     )
     gradient, metrics = jax.tree.map(lambda x: pmean(x, axis_name), (gradient, metrics))
     updates, optimiser_state = optimiser.update(gradient, learner.optimiser, params)
-    metrics["gradient_norm"] = optax.global_norm(gradient)
+    metrics["gradient_norm"] = optax.tree.norm(gradient)
     params = optax.apply_updates(params, updates)
     return Learner({"params": params, **rest, **state}, optimiser_state), metrics
 
