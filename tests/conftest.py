@@ -1,10 +1,25 @@
 """How JAX runs under test, and the tiny world model that most tests share.
 
-Nothing here may run a JAX computation while it is imported: the flags are read at the first one.
+The environment is set before anything is imported: some packages run JAX while they are imported,
+and its flags are read then. It also reaches the programs that tests start.
 """
 
+# ruff: noqa: E402
 import os
+import sys
 from pathlib import Path
+
+NUM_DEVICES = 4  # CPU devices, for the tests of what is split over a mapped axis
+
+_FLAGS = [f"--xla_force_host_platform_device_count={NUM_DEVICES}"]
+if "slow" not in sys.argv:
+    # These tests compile far more than they run: without optimisation they take half the time.
+    # The learning runs (-m slow) are the opposite.
+    _FLAGS += ["--xla_backend_optimization_level=0", "--xla_llvm_disable_expensive_passes=true"]
+_CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "worldmodels_jax/jax"
+os.environ["XLA_FLAGS"] = " ".join([*_FLAGS, os.environ.get("XLA_FLAGS", "")]).strip()
+os.environ["JAX_COMPILATION_CACHE_DIR"] = os.environ.get("JAX_COMPILATION_CACHE_DIR") or str(_CACHE)
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.5"
 
 import jax
 import numpy as np
@@ -13,26 +28,6 @@ import pytest
 from worldmodels_jax.models.git_storm import GitStormConfig, MaskGITConfig, make_git_storm
 from worldmodels_jax.models.world_model import WorldModel
 from worldmodels_jax.types import EnvSpec, PyTree, Record
-
-NUM_DEVICES = 4  # CPU devices, for the tests of what is split over a mapped axis
-
-
-def pytest_configure(config: pytest.Config) -> None:
-    flags = [f"--xla_force_host_platform_device_count={NUM_DEVICES}"]
-    if config.option.markexpr != "slow":
-        # These tests compile far more than they run: without optimisation they take half the time.
-        # The learning runs are the opposite.
-        flags += [
-            "--xla_backend_optimization_level=0",
-            "--xla_llvm_disable_expensive_passes=true",
-        ]
-    os.environ["XLA_FLAGS"] = " ".join([*flags, os.environ.get("XLA_FLAGS", "")]).strip()
-    if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
-        root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-        cache = str(root / "worldmodels_jax" / "jax")
-        os.environ["JAX_COMPILATION_CACHE_DIR"] = cache  # for the programs that tests start
-        jax.config.update("jax_compilation_cache_dir", cache)
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
 
 @pytest.fixture(scope="session")
