@@ -13,6 +13,7 @@ import dataclasses
 import json
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,7 @@ from worldmodels_jax.models.git_storm import GitStormConfig, make_git_storm
 from worldmodels_jax.training.config import Config
 from worldmodels_jax.training.learner import TrainState, Updates, make_updates
 from worldmodels_jax.training.run import build
-from worldmodels_jax.types import Metrics, Record
+from worldmodels_jax.types import EnvSpec, Metrics, PyTree, Record
 
 _SEEDS = flags.DEFINE_integer("seeds", 3, "Seeds, from 0.", lower_bound=1)
 _UPDATES = flags.DEFINE_integer(
@@ -103,6 +104,18 @@ def train(
     return state, jax.tree.map(lambda x: x[-max(1, count // 10) :].mean(), metrics)
 
 
+def dreamer(
+    config: GitStormConfig, spec: EnvSpec, context: int
+) -> Callable[[PyTree, Record, jax.Array], jax.Array]:
+    """A compiled open-loop dream, ``(variables, records, key) -> frames``."""
+    world_model = make_git_storm(config, spec)
+    return jax.jit(
+        lambda variables, records, key: open_loop(
+            world_model, variables, records, key, context=context
+        )
+    )
+
+
 def compare(seeds: int, count: int, steps: int) -> dict[str, Any]:
     """Train every prior on every seed, dream with every decoding, count valid frames."""
     base = sprite_jump()
@@ -119,11 +132,7 @@ def compare(seeds: int, count: int, steps: int) -> dict[str, Any]:
         collect = jax.jit(lambda k, c=config: experience(c, k, steps))
         run = jax.jit(lambda replay, k, u=updates: train(u, replay, k, count))
         dreams = {
-            name: jax.jit(
-                lambda variables, records, k, c=decoded_with(config.model, rounds), s=parts.spec: (
-                    open_loop(make_git_storm(c, s), variables, records, k, context=context)
-                )
-            )
+            name: dreamer(decoded_with(config.model, rounds), parts.spec, context)
             for name, rounds in decodings.items()
         }
         for seed in range(seeds):

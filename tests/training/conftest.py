@@ -30,9 +30,7 @@ def _to_numpy(tree: PyTree) -> PyTree:
 
 def _assert_identical(a: PyTree, b: PyTree) -> None:
     """Equal structure, types and bits (an equality of floats would let -0 pass for 0)."""
-    leaves_a, leaves_b = (
-        jax.tree_util.tree_leaves_with_path(_to_numpy(tree)) for tree in (a, b)
-    )
+    leaves_a, leaves_b = (jax.tree_util.tree_leaves_with_path(_to_numpy(tree)) for tree in (a, b))
     assert len(leaves_a) == len(leaves_b) > 0
     for (path, x), (other, y) in zip(leaves_a, leaves_b, strict=True):
         name = jax.tree_util.keystr(path)

@@ -1,0 +1,1 @@
+"""Behaviour learning on top of any world model."""

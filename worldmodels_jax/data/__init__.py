@@ -1,0 +1,1 @@
+"""Replay, views of sampled sequences."""

@@ -1,0 +1,1 @@
+"""Returns of whole episodes, score statistics, open-loop prediction."""

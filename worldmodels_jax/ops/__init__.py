@@ -1,0 +1,1 @@
+"""Maths without parameters, one topic a file."""

@@ -1,0 +1,1 @@
+"""Dream GIFs and learning curves."""
