@@ -337,20 +337,26 @@ def test_greedy_order_follows_the_confidence_of_the_step():
     np.testing.assert_array_equal(greedy(confidence), expected)
 
 
-def test_noise_shuffles_the_order_and_is_gumbel():
-    # Gumbel noise on log p picks position i first with probability proportional to p, if its scale
-    # is 1: choice temperature 6/5 is annealed to that in the first of six steps.
-    confidence = np.log([0.3, 0.1, 0.1, 0.2, 0.25, 0.05])
+def test_noise_shuffles_the_order_and_is_annealed():
+    # Gumbel noise of scale 1 on log p reveals a token first with probability p. Half way through
+    # the two steps a choice temperature of 2 has come down to that.
+    confidence = np.array([0.8, 0.2])
+
+    def head(tokens):
+        visible = (tokens != 2).sum(-1)  # the class is the step, as above
+        one_hot = jax.nn.one_hot(visible, 2)[:, None] > 0
+        return jnp.where(one_hot, jnp.log(confidence)[:, None], -jnp.inf)
+
     tokens = masking.confidence_decode(
-        step_head([confidence] * N),
+        head,
         jax.random.key(0),
         batch=DRAWS,
-        num_tokens=N,
-        mask_token=N,
-        steps=N,
-        choice_temperature=6 / 5,
+        num_tokens=2,
+        mask_token=2,
+        steps=2,
+        choice_temperature=2.0,
     )
-    assert_distribution((tokens == 0).argmax(-1), np.exp(confidence))
+    assert_distribution((tokens == 0).argmax(-1), confidence)
 
 
 @pytest.mark.parametrize("steps", [0, N + 1])

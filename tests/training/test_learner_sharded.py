@@ -299,3 +299,11 @@ def test_agent_update(batch, devices):
     assert_on_every_device(
         after.agent.variables, expected.agent.variables, rtol=1e-5, atol=0.1 * TRAINING.agent_lr
     )
+    # The slow critic has followed the critic of after the step.
+    follow = lambda slow, new: 0.98 * slow + 0.02 * new  # noqa: E731
+    critic = expected.agent.variables["params"]["critic"]
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7),
+        expected.agent.variables["slow_critic"],
+        jax.tree.map(follow, variables["slow_critic"], critic),
+    )
