@@ -77,7 +77,7 @@ def test_seeds_at_once_are_the_seeds_one_by_one(
         assert (single_metrics["world_model/updates"].sum(), single.iteration) == (1, 20)
         mine = jax.tree.map(
             lambda axis, part, seed=seed: (
-                part if axis is None else jax.tree.map(lambda x: x[seed], part)
+                part if axis is None else jax.tree.map(lambda x, seed=seed: x[seed], part)
             ),
             SEED_AXES,
             state,
@@ -289,7 +289,7 @@ def test_the_ratio_holds_late_in_a_long_cycle() -> None:
 
 def test_metrics_are_means_over_the_updates_of_an_iteration() -> None:
     """Ratio 1.5: update 1, then updates 2 and 3, then 4, ...; skipped updates report nothing."""
-    state, metrics = _counting_loop(1, 6, warmup=1, world_model_ratio=1.5, agent_ratio=0.5)
+    _, metrics = _counting_loop(1, 6, warmup=1, world_model_ratio=1.5, agent_ratio=0.5)
     np.testing.assert_array_equal(metrics["world_model/updates"], [1, 2, 1, 2, 1, 2])
     np.testing.assert_array_equal(metrics["world_model/count"], [1, 2.5, 4, 5.5, 7, 8.5])
     np.testing.assert_array_equal(metrics["world_model/records"], [1, 2, 3, 4, 5, 6])

@@ -1,0 +1,118 @@
+"""Whole episodes: a perfect and a random player of Catch, and a host environment with a script."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from worldmodels_jax import envs
+from worldmodels_jax.agents.acting import Actor
+from worldmodels_jax.data.replay import empty_records
+from worldmodels_jax.evaluation.episodes import record_steps, run_episodes, run_host_episodes
+from worldmodels_jax.types import EnvSpec, Record, TimeStep
+
+
+def make_memory(spec: EnvSpec) -> Actor:
+    """An actor's memory of one frame, without a model."""
+
+    def push(context: Record, time_step: TimeStep) -> Record:
+        blank = empty_records(spec, time_step.reward.shape)
+        record = Record(action=blank.action, **time_step._asdict())
+        return jax.tree.map(lambda x: jnp.asarray(x)[:, None], record)
+
+    def unused(*args: object) -> jax.Array:
+        raise AssertionError("this memory has no model")
+
+    return Actor(
+        init=lambda n: empty_records(spec, (n, 1)),
+        push=push,
+        act=unused,
+        act_greedy=unused,
+        act_random=lambda n, key: jax.random.randint(key, (n,), 0, spec.num_actions),
+        record_action=lambda c, a: c._replace(action=c.action.at[:, -1].set(a)),
+    )
+
+
+def catch_ball(memory: Record, key: jax.Array) -> jax.Array:
+    """Move the paddle (bottom row) under the ball, as read off the pixels."""
+    del key
+    frame = memory.observation[:, -1, :, :, 0]
+    ball = frame[:, :-1].max(1).argmax(-1)
+    return jnp.sign(ball - frame[:, -1].argmax(-1)).astype(jnp.int32) + 1
+
+
+def test_a_perfect_player_catches_every_ball() -> None:
+    env = envs.make("Catch-bsuite")
+    memory = make_memory(env.spec)
+    returns, lengths = jax.jit(lambda k: run_episodes(env, memory, catch_ball, k, episodes=30))(
+        jax.random.key(0)
+    )
+    np.testing.assert_array_equal(returns, np.ones(30))
+    np.testing.assert_array_equal(lengths, np.full(30, 9))
+
+
+def test_a_random_player_misses_most() -> None:
+    env = envs.make("Catch-bsuite")
+    memory = make_memory(env.spec)
+    returns, lengths = jax.jit(
+        lambda k: run_episodes(
+            env, memory, lambda m, key: memory.act_random(500, key), k, episodes=500
+        )
+    )(jax.random.key(0))
+    assert set(np.unique(returns)) == {-1.0, 1.0}
+    assert -0.75 < returns.mean() < -0.45
+    np.testing.assert_array_equal(lengths, np.full(500, 9))
+
+
+def test_records_go_on_across_resets() -> None:
+    env = envs.make("Catch-bsuite")
+    memory = make_memory(env.spec)
+    records = jax.jit(lambda k: record_steps(env, memory, catch_ball, k, steps=25))(
+        jax.random.key(1)
+    )
+    np.testing.assert_array_equal(np.flatnonzero(records.is_first), [0, 10, 20])
+    np.testing.assert_array_equal(np.flatnonzero(records.terminated), [9, 19])
+    np.testing.assert_array_equal(np.flatnonzero(records.reward), [9, 19])
+
+
+class ScriptedEnv:
+    """Environment i plays episodes of i + 1 steps, with a reward of 1 a step."""
+
+    def __init__(self, num_envs: int) -> None:
+        self.num_envs = num_envs
+        self.clock = np.zeros(num_envs, int)
+
+    def _step(self) -> TimeStep:
+        n = self.num_envs
+        last = self.clock == np.arange(n) + 1
+        return TimeStep(
+            observation=np.zeros((n, 2), np.float32),
+            reward=(self.clock > 0).astype(np.float32),
+            terminated=last,
+            truncated=np.zeros(n, bool),
+            is_first=self.clock == 0,
+        )
+
+    def reset(self) -> TimeStep:
+        self.clock[:] = 0
+        return self._step()
+
+    def step(self, actions: np.ndarray) -> TimeStep:
+        assert actions.shape == (self.num_envs,)
+        self.clock = np.where(self.clock == np.arange(self.num_envs) + 1, 0, self.clock + 1)
+        return self._step()
+
+
+@pytest.mark.parametrize(("episodes", "per_env"), [(6, 2), (7, 3)])
+def test_short_episodes_are_no_favourites(episodes: int, per_env: int) -> None:
+    spec = EnvSpec("scripted", (2,), "float32", 2, True, 10)
+    memory = make_memory(spec)
+    returns, lengths = run_host_episodes(
+        ScriptedEnv(3),
+        memory,
+        lambda m, key: memory.act_random(3, key),
+        jax.random.key(0),
+        episodes=episodes,
+    )
+    np.testing.assert_array_equal(returns, np.repeat([1.0, 2.0, 3.0], per_env))
+    np.testing.assert_array_equal(lengths, np.repeat([1, 2, 3], per_env))

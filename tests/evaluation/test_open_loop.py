@@ -1,0 +1,54 @@
+"""Dreams from recorded frames."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from worldmodels_jax.data.replay import empty_records
+from worldmodels_jax.evaluation.open_loop import episode_window, open_loop
+from worldmodels_jax.models.world_model import WorldModel
+from worldmodels_jax.types import EnvSpec, PyTree, Record
+
+
+def test_a_dream_knows_the_context_and_the_actions_and_nothing_else(
+    world_model: WorldModel, model_variables: PyTree, records: Record
+) -> None:
+    dream = jax.jit(
+        lambda r: open_loop(world_model, model_variables, r, jax.random.key(0), context=3)
+    )
+    frames = np.asarray(dream(records))
+    assert frames.shape == records.observation.shape
+    assert frames.dtype == np.uint8
+
+    later = (
+        records.observation.at[:, 3:].set(255 - records.observation[:, 3:])
+        if isinstance(records.observation, jax.Array)
+        else np.concatenate([records.observation[:, :3], 255 - records.observation[:, 3:]], axis=1)
+    )
+    np.testing.assert_array_equal(dream(records._replace(observation=jnp.asarray(later))), frames)
+
+    seen = np.array(records.observation)
+    seen[:, 1] = 255 - seen[:, 1]
+    changed = np.asarray(dream(records._replace(observation=jnp.asarray(seen))))
+    np.testing.assert_array_equal(changed[:, [0, 2]], frames[:, [0, 2]])  # each frame by itself
+    assert (changed[:, 1] != frames[:, 1]).any()
+
+
+@pytest.mark.parametrize("context", [0, 8])
+def test_a_context_must_leave_something_to_dream(
+    world_model: WorldModel, model_variables: PyTree, records: Record, context: int
+) -> None:
+    with pytest.raises(ValueError, match="choose 1 to 7"):
+        open_loop(world_model, model_variables, records, jax.random.key(0), context=context)
+
+
+def test_windows_lie_within_an_episode_where_one_is_long_enough(spec: EnvSpec) -> None:
+    records = empty_records(spec, (10,))._replace(
+        is_first=jnp.zeros(10, bool).at[jnp.array([0, 2, 7])].set(True)
+    )
+    assert episode_window(records, 2) == 0
+    assert episode_window(records, 5) == 2
+    assert episode_window(records, 6) in (1, 2)  # none is that long: one reset at the least
+    with pytest.raises(ValueError, match="10 records"):
+        episode_window(records, 11)
