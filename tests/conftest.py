@@ -25,7 +25,8 @@ import jax
 import numpy as np
 import pytest
 
-from worldmodels_jax.models.git_storm import GitStormConfig, MaskGITConfig, make_git_storm
+from worldmodels_jax.models.git_storm import make_git_storm
+from worldmodels_jax.models.git_storm_config import GitStormConfig, MaskGITConfig
 from worldmodels_jax.models.world_model import WorldModel
 from worldmodels_jax.types import EnvSpec, PyTree, Record
 

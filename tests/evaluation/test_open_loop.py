@@ -14,6 +14,8 @@ from worldmodels_jax.types import EnvSpec, PyTree, Record
 def test_a_dream_knows_the_context_and_the_actions_and_nothing_else(
     world_model: WorldModel, model_variables: PyTree, records: Record
 ) -> None:
+    # Many rows: the tokens are sampled, and an untrained posterior is far from certain.
+    records = jax.tree.map(lambda x: jnp.repeat(jnp.asarray(x), 16, axis=0), records)
     dream = jax.jit(
         lambda r: open_loop(world_model, model_variables, r, jax.random.key(0), context=3)
     )
@@ -21,18 +23,17 @@ def test_a_dream_knows_the_context_and_the_actions_and_nothing_else(
     assert frames.shape == records.observation.shape
     assert frames.dtype == np.uint8
 
-    later = (
-        records.observation.at[:, 3:].set(255 - records.observation[:, 3:])
-        if isinstance(records.observation, jax.Array)
-        else np.concatenate([records.observation[:, :3], 255 - records.observation[:, 3:]], axis=1)
-    )
-    np.testing.assert_array_equal(dream(records._replace(observation=jnp.asarray(later))), frames)
+    later = records.observation.at[:, 3:].set(255 - records.observation[:, 3:])
+    np.testing.assert_array_equal(dream(records._replace(observation=later)), frames)
 
-    seen = np.array(records.observation)
-    seen[:, 1] = 255 - seen[:, 1]
-    changed = np.asarray(dream(records._replace(observation=jnp.asarray(seen))))
+    seen = records.observation.at[:, 1].set(255 - records.observation[:, 1])
+    changed = np.asarray(dream(records._replace(observation=seen)))
     np.testing.assert_array_equal(changed[:, [0, 2]], frames[:, [0, 2]])  # each frame by itself
     assert (changed[:, 1] != frames[:, 1]).any()
+
+    other = records._replace(action=(records.action + 1) % 3)
+    np.testing.assert_array_equal(dream(other)[:, :3], frames[:, :3])
+    assert (np.asarray(dream(other))[:, 3:] != frames[:, 3:]).any()
 
 
 @pytest.mark.parametrize("context", [0, 8])
@@ -49,6 +50,6 @@ def test_windows_lie_within_an_episode_where_one_is_long_enough(spec: EnvSpec) -
     )
     assert episode_window(records, 2) == 0
     assert episode_window(records, 5) == 2
-    assert episode_window(records, 6) in (1, 2)  # none is that long: one reset at the least
+    assert episode_window(records, 6) == 0  # none is that long: the first with a single reset
     with pytest.raises(ValueError, match="10 records"):
         episode_window(records, 11)

@@ -13,12 +13,8 @@ import numpy as np
 import pytest
 import scipy.special
 
-from worldmodels_jax.models.git_storm import (
-    GitStormConfig,
-    MaskGITConfig,
-    _Module,
-    make_git_storm,
-)
+from worldmodels_jax.models.git_storm import _Module, make_git_storm
+from worldmodels_jax.models.git_storm_config import GitStormConfig, MaskGITConfig
 from worldmodels_jax.nn.tokenizer import Posterior
 from worldmodels_jax.ops import categorical, masking, twohot
 from worldmodels_jax.types import EnvSpec, Record

@@ -16,7 +16,8 @@ from jax.sharding import PartitionSpec as P
 
 from worldmodels_jax.agents.actor_critic import ActorCriticConfig, make_actor_critic
 from worldmodels_jax.data.replay import empty_records
-from worldmodels_jax.models.git_storm import GitStormConfig, _Module, make_git_storm
+from worldmodels_jax.models.git_storm import _Module, make_git_storm
+from worldmodels_jax.models.git_storm_config import GitStormConfig
 from worldmodels_jax.models.world_model import Prediction, WorldModel
 from worldmodels_jax.ops.collectives import masked_mean
 from worldmodels_jax.training.config import TrainingConfig

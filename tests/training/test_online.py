@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import operator
 from collections.abc import Callable
 from fractions import Fraction
 from typing import Any
@@ -77,7 +78,7 @@ def test_seeds_at_once_are_the_seeds_one_by_one(
         assert (single_metrics["world_model/updates"].sum(), single.iteration) == (1, 20)
         mine = jax.tree.map(
             lambda axis, part, seed=seed: (
-                part if axis is None else jax.tree.map(lambda x, seed=seed: x[seed], part)
+                part if axis is None else jax.tree.map(operator.itemgetter(seed), part)
             ),
             SEED_AXES,
             state,

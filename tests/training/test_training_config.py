@@ -27,7 +27,7 @@ def test_presets_are_valid_and_carry_their_name(name: str) -> None:
         ({"training.batch_length": "17"}, r"batch_length = 17 .* raise model\.max_length=16 to at"),
         ({"training.horizon": "20"}, r"dream_context \+ training\.horizon = 23 .* at least 23"),
         ({"training.acting_context": "40"}, r"acting_context = 40 .* at least 40"),
-        ({"training.replay_capacity": "10"}, r"8 records .* replay_capacity=10 records"),
+        ({"training.replay_capacity": "10"}, r"8 records .*replay_capacity=10 records"),
         (
             {"training.warmup": "10"},
             r"training\.warmup=10 .* raise training\.warmup to at least 16",

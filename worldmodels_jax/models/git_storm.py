@@ -210,8 +210,11 @@ class _Module(nn.Module):
             mean((kl * weight).sum(-1))
             for kl in categorical.balanced_kl(posterior.probs[:, 1:], log_probs)
         )
-        dynamics_loss = self._free_bits(dynamics_kl)
-        representation_loss = self._free_bits(representation_kl)
+        # The maximum of the mean over batch and time, as STORM takes it.
+        dynamics_loss, representation_loss = (
+            categorical.free_bits(kl, c.free_bits, self.axis_name)
+            for kl in (dynamics_kl, representation_kl)
+        )
         loss = (
             reconstruction
             + reward_loss
@@ -240,11 +243,6 @@ class _Module(nn.Module):
             "codebook_use": jnp.exp(categorical.entropy(jnp.log(usage))).mean(),
         }
         return loss, metrics
-
-    def _free_bits(self, kl: jax.Array) -> jax.Array:
-        """max(free_bits, KL) of the mean over the global batch, also where it is split."""
-        above = pmean(jax.lax.stop_gradient(kl), self.axis_name) > self.config.free_bits
-        return jnp.where(above, kl, self.config.free_bits)
 
     def observe(self, context: Record, key: jax.Array, horizon: int) -> tuple[Carry, jax.Array]:
         c = self.config

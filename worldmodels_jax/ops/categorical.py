@@ -8,6 +8,8 @@ import chex
 import jax
 import jax.numpy as jnp
 
+from worldmodels_jax.ops.collectives import pmean
+
 
 def unimix_log_probs(logits: jax.Array, unimix: float = 0.01) -> jax.Array:
     """Log-probabilities of a softmax mixed with the uniform, log((1 - u) softmax + u / V).
@@ -122,14 +124,17 @@ def balanced_kl(q_probs: jax.Array, p_log_probs: jax.Array) -> tuple[jax.Array, 
     return dyn, rep
 
 
-def free_bits(kl: jax.Array, threshold: float = 1.0) -> jax.Array:
+def free_bits(kl: jax.Array, threshold: float = 1.0, axis_name: str | None = None) -> jax.Array:
     """max(threshold, KL): a KL below the threshold is free and has no gradient.
 
     Args:
       kl: scalar or array, in nats.
       threshold: nats that cost nothing.
+      axis_name: mapped axis; it is then the mean over the axis that is held to the threshold, so
+        that the mean of the results is what the whole batch would give.
 
     Returns:
       The shape of ``kl``.
     """
-    return jnp.maximum(kl, threshold)
+    above = pmean(jax.lax.stop_gradient(kl), axis_name) > threshold
+    return jnp.where(above, kl, threshold)
