@@ -285,15 +285,6 @@ def test_dropout_is_part_of_the_loss_and_of_nothing_else():
     assert len({*losses_and_features(0.5)}) == 2
 
 
-def test_free_bits_have_no_gradient_below_the_threshold_and_a_full_one_above():
-    def floor(kl):
-        return part(vary(free_bits=1.0), {}, "_free_bits", kl)
-
-    value_and_gradient = jax.value_and_grad(floor)
-    assert value_and_gradient(jnp.float32(0.9)) == (1.0, 0.0)
-    assert value_and_gradient(jnp.float32(1.5)) == (1.5, 1.0)
-
-
 def posterior_of(classes):
     tokens = jax.nn.one_hot(classes, V)
     return Posterior(tokens, tokens, tokens, jnp.zeros(()))

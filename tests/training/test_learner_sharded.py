@@ -16,9 +16,10 @@ from jax.sharding import PartitionSpec as P
 
 from worldmodels_jax.agents.actor_critic import ActorCriticConfig, make_actor_critic
 from worldmodels_jax.data.replay import empty_records
-from worldmodels_jax.models.git_storm import _Module, make_git_storm
+from worldmodels_jax.models.git_storm import make_git_storm
 from worldmodels_jax.models.git_storm_config import GitStormConfig
 from worldmodels_jax.models.world_model import Prediction, WorldModel
+from worldmodels_jax.ops import categorical
 from worldmodels_jax.ops.collectives import masked_mean
 from worldmodels_jax.training.config import TrainingConfig
 from worldmodels_jax.training.learner import Learner, gradient_step, make_updates
@@ -136,8 +137,7 @@ def test_masked_means_and_their_gradients_are_those_of_all_entries():
     ("kl", "expected", "slope"), [([0.4, 1.8], 1.1, 1.0), ([0.2, 1.5], 1.0, 0.0)]
 )
 def test_free_bits_are_those_of_the_mean_over_devices(kl, expected, slope):
-    module = _Module(CONFIG, SPEC, AXIS)
-    floor = jax.value_and_grad(lambda x: module.apply({}, x, method="_free_bits"))
+    floor = jax.value_and_grad(lambda x: categorical.free_bits(x, 1.0, AXIS))
     value, gradient = over_devices(floor)(jnp.array(kl))
     np.testing.assert_allclose(value.mean(), expected, rtol=1e-6)
     np.testing.assert_array_equal(gradient, slope)
