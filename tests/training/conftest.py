@@ -44,6 +44,7 @@ class History(NamedTuple):
 
     states: list[LoopState]  # before the first chunk, and after each
     metrics: list[dict[str, np.ndarray]]  # of each chunk
+    compilations: int  # of the chunk
 
 
 @pytest.fixture(scope="session")
@@ -83,7 +84,7 @@ def history(loop: Loop) -> History:
         state, values = loop.run(state)
         states.append(_to_numpy(state))
         metrics.append(_to_numpy(values))
-    return History(states, metrics)
+    return History(states, metrics, loop.run._cache_size())
 
 
 @pytest.fixture(scope="session")

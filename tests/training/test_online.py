@@ -42,7 +42,9 @@ def test_another_key_gives_another_run(loop: Loop, history: Any, to_numpy: Calla
         jax.tree.leaves(other.train.world_model.variables["params"]),
         strict=True,
     ):
-        assert (mine != its).any() or not mine.any()
+        # Matrices start at random, but for zero output layers; vectors start as constants, and
+        # after one step of Adam some of them are equal by chance.
+        assert mine.ndim < 2 or (mine != its).any() or not mine.any()
 
 
 def test_a_chunk_talks_to_the_host_neither_implicitly_nor_by_callback(
@@ -57,9 +59,9 @@ def test_a_chunk_talks_to_the_host_neither_implicitly_nor_by_callback(
     assert_identical(state, history.states[1])
 
 
-def test_chunks_are_compiled_once(loop: Loop, history: Any) -> None:
+def test_chunks_are_compiled_once(history: Any) -> None:
     assert len(history.metrics) == 4
-    assert loop.run._cache_size() == 1
+    assert history.compilations == 1
 
 
 def test_seeds_at_once_are_the_seeds_one_by_one(
