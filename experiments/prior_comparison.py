@@ -29,18 +29,12 @@ from worldmodels_jax.data.replay import Replay, sample
 from worldmodels_jax.envs.sprite_jump import is_valid_frame
 from worldmodels_jax.evaluation.episodes import record_steps
 from worldmodels_jax.evaluation.open_loop import open_loop
+from worldmodels_jax.files import replacing
 from worldmodels_jax.models.git_storm import GitStormConfig, make_git_storm
 from worldmodels_jax.training.config import Config
 from worldmodels_jax.training.learner import TrainState, Updates, make_updates
 from worldmodels_jax.training.run import build
 from worldmodels_jax.types import EnvSpec, Metrics, PyTree, Record
-
-_SEEDS = flags.DEFINE_integer("seeds", 3, "Seeds, from 0.", lower_bound=1)
-_UPDATES = flags.DEFINE_integer(
-    "updates", 4000, "World-model updates of each prior.", lower_bound=1
-)
-_STEPS = flags.DEFINE_integer("steps", 10_000, "Random steps of experience.", lower_bound=100)
-_OUT = flags.DEFINE_string("out", "results/sprite_jump_prior.json", "Where the table is written.")
 
 # Trained prior -> decodings of it: (T_draft, T_revise, repetitions), or None for the MLP.
 DECODINGS: dict[str, dict[str, tuple[int, int, int] | None]] = {
@@ -183,13 +177,19 @@ def describe(result: dict[str, Any]) -> str:
 def main(overrides: dict[str, str]) -> None:
     """Compare, print, write."""
     del overrides
-    result = compare(_SEEDS.value, _UPDATES.value, _STEPS.value)
+    given = flags.FLAGS
+    result = compare(given.seeds, given.updates, given.steps)
     print(describe(result))
-    path = Path(_OUT.value)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(result, indent=2) + "\n")
+    path = Path(given.out)
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(result, indent=2) + "\n")
     print(f"Wrote {path}")
 
 
 if __name__ == "__main__":
+    # Only here: other programs have flags of these names, and a test may import them all.
+    flags.DEFINE_integer("seeds", 3, "Seeds, from 0.", lower_bound=1)
+    flags.DEFINE_integer("updates", 4000, "World-model updates of each prior.", lower_bound=1)
+    flags.DEFINE_integer("steps", 10_000, "Random steps of experience.", lower_bound=100)
+    flags.DEFINE_string("out", "results/sprite_jump_prior.json", "Where the table is written.")
     common.run_app(main)

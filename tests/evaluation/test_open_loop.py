@@ -36,6 +36,32 @@ def test_a_dream_knows_the_context_and_the_actions_and_nothing_else(
     assert (np.asarray(dream(other))[:, 3:] != frames[:, 3:]).any()
 
 
+def test_frames_are_reconstructed_one_by_one_and_dreamed_from_the_last() -> None:
+    """A model whose latent is the frame itself, and whose dream adds the action to it."""
+    horizons = []
+
+    def observe(variables: int, context: Record, key: jax.Array, horizon: int) -> tuple:
+        horizons.append(horizon)
+        return variables * context.observation[:, -1], None
+
+    model = WorldModel(
+        init=None,
+        loss=None,
+        observe=observe,
+        imagine=lambda variables, carry, action, key: (carry + action[:, None], None),
+        decode=lambda variables, carry: carry,
+        feature_size=1,
+    )
+    spec = EnvSpec("sum", (1,), "float32", 10, True, 10)
+    records = empty_records(spec, (2, 5))._replace(
+        observation=jnp.array([[1.0, 2, 3, -1, -1], [10, 20, 30, -1, -1]])[..., None],
+        action=jnp.array([[9, 9, 1, 2, 9], [9, 9, 3, 4, 9]]),  # the nines lead to no dreamed frame
+    )
+    frames = open_loop(model, 1, records, jax.random.key(0), context=3)
+    np.testing.assert_array_equal(frames[..., 0], [[1, 2, 3, 4, 6], [10, 20, 30, 33, 37]])
+    assert horizons == [0, 2]  # rooms for the two dreamed frames only where the dream begins
+
+
 @pytest.mark.parametrize("context", [0, 8])
 def test_a_context_must_leave_something_to_dream(
     world_model: WorldModel, model_variables: PyTree, records: Record, context: int

@@ -1,12 +1,17 @@
 """The entry points as a user types them."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 from PIL import Image
+
+from experiments.configs import PRESETS
+from worldmodels_jax.config import describe
+from worldmodels_jax.training.config import Config
 
 ROOT = Path(__file__).parents[2]
 
@@ -76,10 +81,7 @@ def test_evaluate_and_imagine(directory: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        (["train", "--config=ctach"], "unknown preset --config=ctach"),
         (["train", "--config=debug", "--config.model.priro=mlp"], "prior"),
-        (["train", "--config=debug", "--config.training.steps=many"], "training.steps"),
-        (["train", "--config=debug", "--config.env.name=Ctach-bsuite"], "Catch-bsuite"),
         (["evaluate", "--run=/nowhere/at/all"], "holds no run"),
     ],
 )
@@ -97,7 +99,25 @@ def test_mistakes_are_one_paragraph_without_a_traceback(
 
 def test_help_names_presets_and_fields_with_their_meaning() -> None:
     text = run("experiments.train", "--help").stdout
-    assert "minatar_breakout" in text
-    assert "training.horizon" in text
-    assert "dreamed steps" in text
-    assert "--seeds" in text
+    for name, make in PRESETS.items():
+        assert f"  {name}: {make.__doc__.splitlines()[0]}" in text
+    for line in describe(Config()).splitlines()[1:]:
+        assert line in text
+        path, *rest = re.split(r"  +", line)
+        assert len(rest) == 3, f"{path} has no documentation"
+    for flag in ("--config", "--run", "--seed", "--seeds"):
+        assert f"  {flag}: " in text
+
+
+@pytest.mark.parametrize(
+    ("program", "flags"),
+    [
+        ("evaluate", ["run", "episodes", "evaluation_seed", "[no]greedy"]),
+        ("imagine", ["run", "context", "horizon", "out", "dream_seed", "trained_seed"]),
+    ],
+)
+def test_help_of_what_uses_a_run(program: str, flags: list[str]) -> None:
+    text = run(f"experiments.{program}", "--help").stdout
+    assert f"python -m experiments.{program} --run=runs/catch" in text
+    for flag in flags:
+        assert f"  --{flag}: " in text

@@ -22,6 +22,8 @@ def test_presets_are_valid_and_carry_their_name(name: str) -> None:
     [
         ({"training.horizon": "0"}, r"training\.horizon=0 must be greater than 0"),
         ({"training.agent_ratio": "-1"}, r"training\.agent_ratio=-1\.0 must not be negative"),
+        ({"training.agent_ratio": "1e-5"}, r"agent_ratio=1e-05 is no number .* at least 0\.0001"),
+        ({"training.world_model_ratio": "inf"}, r"world_model_ratio=inf is no number of updates"),
         ({"env.num_envs": "0"}, r"env\.num_envs=0"),
         ({"training.batch_length": "1"}, r"batch_length=1 holds no transition"),
         ({"training.batch_length": "17"}, r"batch_length = 17 .* raise model\.max_length=16 to at"),
