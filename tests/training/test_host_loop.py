@@ -89,6 +89,7 @@ def walking(config: Config) -> Config:
     """Learning is switched off: what is tested is what surrounds it."""
     overrides = {
         "env.name": "atari/Walk",
+        "model.prior": "mlp",
         "training.world_model_ratio": "0",
         "training.agent_ratio": "0",
         "training.steps": "120",

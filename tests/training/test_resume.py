@@ -6,7 +6,6 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 from worldmodels_jax.training.checkpoint import CheckpointError
@@ -40,11 +39,6 @@ def test_a_finished_run_is_left_alone(config: Config, trained: Path) -> None:
     train(config, trained)
     after = {p: p.read_bytes() for p in before}
     assert before == after
-
-
-def test_only_the_newest_checkpoints_are_kept(config: Config, tmp_path: Path) -> None:
-    train(with_training(config, checkpoint_every=40, keep_checkpoints=2), tmp_path / "run")
-    assert sorted(p.name for p in (tmp_path / "run/checkpoints").iterdir()) == ["120", "160"]
 
 
 def test_another_config_is_refused_by_name_and_nothing_changes(
@@ -106,14 +100,3 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_checkpoint(
     ):
         train(diverging, tmp_path / "run")
     assert load(tmp_path / "run").step == 80
-
-
-def test_seeds_are_saved_together_and_loaded_one_by_one(config: Config, tmp_path: Path) -> None:
-    final = train(with_training(config, steps=40), tmp_path / "run", seed=3, num_seeds=2)
-    kernel = np.asarray(final.agent.variables["params"]["actor"]["params"]["Dense_0"]["kernel"])
-    for index, seed in enumerate((3, 4)):
-        run = load(tmp_path / "run", seed=seed)
-        loaded = run.train.agent.variables["params"]["actor"]["params"]["Dense_0"]["kernel"]
-        np.testing.assert_array_equal(loaded, kernel[index])
-    rows = read_metrics(tmp_path / "run/metrics.jsonl")
-    assert {"seed_0/episode/return", "seed_1/episode/return"} <= set().union(*rows)

@@ -79,6 +79,9 @@ def test_several_seeds_resume_to_the_bit(
     whole = train(config, tmp_path / "run", seed=5, num_seeds=2)
     shutil.rmtree(tmp_path / "run/checkpoints/80")
     assert_identical(train(config, tmp_path / "run", seed=5, num_seeds=2), whole)
+    rows = read_metrics(tmp_path / "run/metrics.jsonl")
+    assert [row["step"] for row in rows] == [40, 80]
+    assert {"seed_0/episode/return", "seed_1/episode/return"} <= set(rows[-1])
     first, second = (select_seed(whole, index) for index in (0, 1))
     assert_identical(load(tmp_path / "run").train, first)
     assert_identical(load(tmp_path / "run", seed=6).train, second)
