@@ -6,9 +6,10 @@ L horizon, E environments, S seeds.
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import jax
+import numpy as np
 
 PyTree = Any
 Metrics = dict[str, jax.Array]
@@ -74,9 +75,76 @@ class Environment(NamedTuple):
 
     ``reset(key) -> (state, TimeStep)`` and ``step(state, action, key) -> (state, TimeStep)``.
     ``step`` never resets: the terminal observation is returned as it is. ``envs.auto_reset`` adds
-    the resetting, one record later.
+    the resetting, one record later. ``outcomes(state)`` are named numbers of the episode so far
+    beside its return, e.g. which achievements are unlocked.
     """
 
     spec: EnvSpec
     reset: Callable[[jax.Array], tuple[PyTree, TimeStep]]
     step: Callable[[PyTree, jax.Array, jax.Array], tuple[PyTree, TimeStep]]
+    outcomes: Callable[[PyTree], Metrics] = lambda state: {}
+
+
+class HostEnv(Protocol):
+    """One environment stepped from Python; ``envs.host_vector`` makes many of them one.
+
+    Its state is mutable, because an emulator's or a simulator's is.
+
+    Attributes:
+      spec: what a model and an agent must know.
+    """
+
+    spec: EnvSpec
+
+    def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, bool]:
+        """Take one agent step; the first call, and that after a last step, is a reset.
+
+        Args:
+          action: an integer in ``[0, A)`` or a vector ``(A,)`` in [-1, 1]; ignored by a reset.
+
+        Returns:
+          Observation, reward (0 of a reset), terminated, truncated, is_first.
+        """
+
+    def restart(self) -> None:
+        """Make the next ``step`` a reset."""
+
+    def state(self) -> Any:
+        """All that the future depends on as JSON values, or None if that cannot be saved."""
+
+    def restore(self, state: Any) -> None:
+        """Continue from what ``state`` returned, of the same environment and settings."""
+
+    def close(self) -> None:
+        """Free what it holds."""
+
+
+class HostVector(Protocol):
+    """E environments stepped from Python at once; the step after a last one is a reset.
+
+    Time steps are NumPy arrays with a leading axis E. An environment that was lost (its worker
+    died) goes on with a first time step in the place of the one that it owed: the transition into
+    a first record is in no loss, so a replay stays sound.
+
+    Attributes:
+      spec: of one environment.
+      num_envs: E.
+    """
+
+    spec: EnvSpec
+    num_envs: int
+
+    def reset(self) -> TimeStep:
+        """Start over in all environments: ``(E, ...)``, all first."""
+
+    def step(self, actions: np.ndarray) -> TimeStep:
+        """Take one agent step in all environments."""
+
+    def save_state(self) -> bytes | None:
+        """All environments as bytes, or None if these cannot be saved."""
+
+    def load_state(self, state: bytes) -> None:
+        """Continue, bit by bit, where ``save_state`` was called."""
+
+    def close(self) -> None:
+        """Free them; every later call is an error."""

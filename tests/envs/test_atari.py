@@ -128,6 +128,27 @@ def test_a_loaded_state_continues_bit_by_bit(game, sticky_actions, max_noops, st
     _assert_equal(_play(fresh, actions), expected)
 
 
+def test_workers_emulate_as_one_process_does_and_share_its_states():
+    def make(workers):
+        return make_atari(
+            "Breakout", num_envs=3, seed=5, full_episode_frames=80, workers=workers, timeout=30.0
+        )
+
+    alone, vector = make(0), make(2)
+    try:
+        _assert_equal(vector.reset(), alone.reset())
+        actions = _random_actions(alone, 25)
+        expected = _play(alone, actions)
+        assert expected.is_first.any(axis=0).all()
+        _assert_equal(_play(vector, actions), expected)
+        assert vector.save_state() == alone.save_state()
+        alone.reset()
+        alone.load_state(vector.save_state())
+        _assert_equal(_play(alone, actions), _play(vector, actions))
+    finally:
+        vector.close()
+
+
 def test_sticky_actions_hold_the_previous_one():
     def observations(sticky_actions):
         vector = make_atari(

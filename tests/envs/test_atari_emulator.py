@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from worldmodels_jax.envs.atari_emulator import Emulator
+from worldmodels_jax.types import EnvSpec
 
 
 class _Action(enum.IntEnum):
@@ -68,6 +69,7 @@ def _make(lives, *, sticky_actions=0.0, max_noops=0, life_loss_terminal=True, fr
     )
     emulator = Emulator(
         module,
+        "atari/Scripted",
         "scripted",
         np.random.SeedSequence(0),
         sticky_actions,
@@ -82,6 +84,11 @@ def _step(emulator):
     """Returns the lit pixels of the observation and the other fields."""
     frame, *rest = emulator.step(1)
     return np.flatnonzero(frame[0, :, 0]).tolist(), *rest
+
+
+def test_the_spec_is_of_agent_steps_and_the_minimal_action_set():
+    emulator, _ = _make([3] * 50, frames=41)
+    assert emulator.spec == EnvSpec("atari/Scripted", (64, 64, 3), "uint8", 2, True, 11)
 
 
 def test_a_step_is_four_raw_frames_of_which_the_last_two_are_seen():
@@ -166,7 +173,7 @@ def test_a_new_game_begins_with_1_to_max_noops_no_ops():
     emulator, ale = _make([3] * 50, max_noops=3)
     frames = []
     for _ in range(60):
-        emulator.require_new_game()
+        emulator.restart()
         _step(emulator)
         frames.append(ale.frame)
     assert set(frames) == {1, 2, 3}

@@ -1,126 +1,41 @@
-"""Atari 2600 games, stepped on the host.
+"""Atari 2600 games, stepped on the host."""
 
-This is the one place of the library where an object holds mutable state, because an emulator is
-one. `AtariVector.save_state` turns all of it into bytes and back, so that a run can be resumed.
-"""
-
-import json
+import dataclasses
 from types import ModuleType
 from typing import Any
 
-import chex
 import numpy as np
 
-from worldmodels_jax.envs.atari_emulator import FRAME_SKIP, SCREEN_SIZE, Emulator
+from worldmodels_jax.envs.atari_emulator import Emulator
+from worldmodels_jax.envs.host_vector import EnvVector, make_host_vector
 from worldmodels_jax.envs.unknown_name import unknown_name_error
-from worldmodels_jax.types import EnvSpec, TimeStep
 
 # Two-player games: loading one of them without its mode makes ALE exit the process.
 _WITHOUT_SINGLE_PLAYER = frozenset({"combat", "joust", "maze_craze", "warlords"})
 
 
-class AtariVector:
-    """E emulators of one game behind one call; made by `make_atari`.
+@dataclasses.dataclass(frozen=True)
+class _MakeEmulator:
+    """Makes one emulator of a game, in this process or in a worker; see `make_atari`."""
 
-    Time steps are NumPy arrays with a leading axis E. The step after a terminated or truncated
-    time step is a reset, per emulator, and ignores the action (as in `envs.auto_reset`).
+    game: str
+    sticky_actions: float
+    max_noops: int
+    life_loss_terminal: bool
+    full_episode_frames: int
 
-    The emulators are stepped one after the other: ALE holds the interpreter lock while it
-    emulates, so threads gain nothing (measured: 0.31 s alone, 0.32 s with four threads).
-
-    Attributes:
-      spec: what a model and an agent must know; A is the size of the minimal action set.
-      num_envs: E.
-    """
-
-    def __init__(self, spec: EnvSpec, emulators: list[Emulator], settings: dict[str, Any]) -> None:
-        """Takes ownership of the emulators; ``settings`` is what a saved state must agree with."""
-        self.spec = spec
-        self.num_envs = len(emulators)
-        self._emulators = emulators
-        self._settings = settings
-
-    def reset(self) -> TimeStep:
-        """Starts a new game in every emulator.
-
-        Returns:
-          The first time step: observation (E, 64, 64, 3) uint8, the other fields (E,).
-        """
-        for emulator in self._open_emulators():
-            emulator.require_new_game()
-        return self.step(np.zeros(self.num_envs, np.int32))
-
-    def step(self, actions: np.ndarray) -> TimeStep:
-        """Takes one agent step (four raw frames) in every emulator.
-
-        Args:
-          actions: (E,) integers in [0, A); ignored by emulators whose last time step was last.
-
-        Returns:
-          The time step arrived at: observation (E, 64, 64, 3) uint8, reward (E,) float32 summed
-          over the raw frames and not clipped, and the flags (E,) bool.
-
-        Raises:
-          ValueError: for an action that is no integer in [0, A), or if the vector was closed.
-        """
-        actions = np.asarray(actions)
-        chex.assert_shape(actions, (self.num_envs,))
-        is_index = np.issubdtype(actions.dtype, np.integer)
-        if not (is_index and ((actions >= 0) & (actions < self.spec.num_actions)).all()):
-            raise ValueError(
-                f"actions={actions} of {self.spec.name} are not all integers in "
-                f"[0, {self.spec.num_actions}); give indices into its minimal action set."
-            )
-        results = zip(
-            *(
-                emulator.step(int(action))
-                for emulator, action in zip(self._open_emulators(), actions, strict=True)
-            ),
-            strict=True,
+    def __call__(self, seed: np.random.SeedSequence) -> Emulator:
+        ale_py = _import_ale()
+        return Emulator(
+            ale_py,
+            f"atari/{self.game}",
+            _roms_by_game(ale_py)[self.game],
+            seed,
+            self.sticky_actions,
+            self.max_noops,
+            self.life_loss_terminal,
+            self.full_episode_frames,
         )
-        dtypes = (np.uint8, np.float32, bool, bool, bool)
-        fields: list[Any] = [
-            np.asarray(field, dtype) for field, dtype in zip(results, dtypes, strict=True)
-        ]
-        return TimeStep(*fields)
-
-    def save_state(self) -> bytes:
-        """Returns the emulators, their random generators and counters as bytes.
-
-        The current time step is not part of it: it is the caller's, who stored it already.
-        """
-        emulators = [emulator.state() for emulator in self._open_emulators()]
-        return json.dumps({"settings": self._settings, "emulators": emulators}).encode()
-
-    def load_state(self, state: bytes) -> None:
-        """Continues, bit by bit, where `save_state` was called.
-
-        Args:
-          state: what `save_state` returned, on a vector made with the same arguments (the seed
-            may differ: it is superseded).
-
-        Raises:
-          ValueError: if it was saved with other arguments.
-        """
-        saved = json.loads(state)
-        if saved["settings"] != self._settings:
-            raise ValueError(
-                f"The saved state belongs to {saved['settings']}, this vector to {self._settings}; "
-                "make the vector with the saved arguments."
-            )
-        for emulator, emulator_state in zip(
-            self._open_emulators(), saved["emulators"], strict=True
-        ):
-            emulator.restore(emulator_state)
-
-    def close(self) -> None:
-        """Frees the emulators; every later call is an error."""
-        self._emulators = []
-
-    def _open_emulators(self) -> list[Emulator]:
-        if not self._emulators:
-            raise ValueError(f"This {self.spec.name} was closed; make a new one.")
-        return self._emulators
 
 
 def game_names() -> tuple[str, ...]:
@@ -141,7 +56,9 @@ def make_atari(
     max_noops: int = 30,
     life_loss_terminal: bool = True,
     full_episode_frames: int = 108_000,
-) -> AtariVector:
+    workers: int = 0,
+    timeout: float = 60.0,
+) -> EnvVector:
     """Makes E emulators of a game as the Atari 100k benchmark plays it.
 
     An agent step is four raw frames; the observation is the maximum of the last two (of the last
@@ -158,6 +75,10 @@ def make_atari(
         and the next is the game going on, one no-op step later (its reward is dropped, as any on
         arriving at a first observation). False for evaluation: an episode is a full game.
       full_episode_frames: raw frames after which a game is truncated, those of no-ops included.
+      workers: processes to split the emulators over; 0 for this process. On two
+        busy cores two made 1.2 to 1.6 times the steps of none, and one 0.9 times. (Threads gain
+        nothing: ALE holds the interpreter lock while it emulates.)
+      timeout: seconds that a worker may take for one call before it is killed and replaced.
 
     Returns:
       The vector; its first ``step`` is a reset if ``reset`` was not called.
@@ -166,46 +87,32 @@ def make_atari(
       ModuleNotFoundError: if ``ale_py`` is not installed.
       ValueError: for an unknown game or a number out of its range.
     """
-    settings = {
+    settings: dict[str, Any] = {
         "game": game,
-        "num_envs": num_envs,
         "sticky_actions": sticky_actions,
         "max_noops": max_noops,
         "life_loss_terminal": life_loss_terminal,
         "full_episode_frames": full_episode_frames,
     }
     if not (num_envs >= 1 and 0 <= sticky_actions < 1 and 0 <= max_noops < full_episode_frames):
+        numbers = {"num_envs": num_envs, **settings}
         raise ValueError(
-            f"Out of range: {settings}; num_envs must be at least 1, sticky_actions in [0, 1) and "
+            f"Out of range: {numbers}; num_envs must be at least 1, sticky_actions in [0, 1) and "
             "max_noops from 0 to below full_episode_frames."
         )
-    ale_py = _import_ale()
-    roms = _roms_by_game(ale_py)
+    roms = _roms_by_game(_import_ale())
     if game not in roms:
         raise unknown_name_error(
             "Atari game", game, sorted(roms), "worldmodels_jax.envs.atari.game_names()"
         )
-    emulators = [
-        Emulator(
-            ale_py,
-            roms[game],
-            emulator_seed,
-            sticky_actions,
-            max_noops,
-            life_loss_terminal,
-            full_episode_frames,
-        )
-        for emulator_seed in np.random.SeedSequence(seed).spawn(num_envs)
-    ]
-    spec = EnvSpec(
-        name=f"atari/{game}",
-        observation_shape=(*SCREEN_SIZE, 3),
-        observation_dtype="uint8",
-        num_actions=len(emulators[0].actions),
-        discrete=True,
-        max_episode_steps=-(-full_episode_frames // FRAME_SKIP),
+    return make_host_vector(
+        _MakeEmulator(**settings),
+        num_envs=num_envs,
+        seed=seed,
+        workers=workers,
+        timeout=timeout,
+        settings=settings,
     )
-    return AtariVector(spec, emulators, settings)
 
 
 def _import_ale() -> ModuleType:

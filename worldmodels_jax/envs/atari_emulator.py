@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from worldmodels_jax.envs.area_resize import area_resize
+from worldmodels_jax.types import EnvSpec
 
 FRAME_SKIP = 4  # raw frames per agent step
 SCREEN_SIZE = (64, 64)
@@ -22,17 +23,19 @@ class Pending(enum.Enum):
 
 
 class Emulator:
-    """One game: an ALE, the random generator of its no-ops and sticky actions, and its phase.
+    """One game (a `HostEnv`): an ALE, its phase, and what draws no-ops and sticky actions.
 
     `atari.make_atari` makes them, checks the arguments and explains them.
 
     Attributes:
+      spec: what a model and an agent must know; A is the size of the minimal action set.
       actions: the minimal action set, A actions of ALE.
     """
 
     def __init__(
         self,
         ale_py: ModuleType,
+        name: str,
         rom: str,
         seed: np.random.SeedSequence,
         sticky_actions: float,
@@ -58,8 +61,16 @@ class Emulator:
         self._lives = 0
         height, width = self._ale.getScreenDims()
         self._screens = np.zeros((2, height, width, 3), np.uint8)
+        self.spec = EnvSpec(
+            name=name,
+            observation_shape=(*SCREEN_SIZE, 3),
+            observation_dtype="uint8",
+            num_actions=len(self.actions),
+            discrete=True,
+            max_episode_steps=-(-full_episode_frames // FRAME_SKIP),
+        )
 
-    def require_new_game(self) -> None:
+    def restart(self) -> None:
         """Makes the next step start a new game."""
         self._pending = Pending.NEW_GAME
 
@@ -109,6 +120,10 @@ class Emulator:
         self._held_action = self._ale_py.Action(state["held_action"])
         self._pending = Pending(state["pending"])
         self._lives = state["lives"]
+
+    def close(self) -> None:
+        """Frees the console."""
+        self._ale = None
 
     def _reset(self) -> np.ndarray:
         frame = None
