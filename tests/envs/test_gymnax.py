@@ -1,5 +1,7 @@
 """gymnax behind the protocol: conversions, ends of episodes, and the suite itself as the oracle."""
 
+from typing import NamedTuple
+
 import gymnax
 import jax
 import jax.numpy as jnp
@@ -8,7 +10,8 @@ import pytest
 from gymnax.environments import spaces
 
 from worldmodels_jax.envs.auto_reset import auto_reset
-from worldmodels_jax.envs.gymnax import make_gymnax
+from worldmodels_jax.envs.gymnax import make_gymnax, wrap_gymnax
+from worldmodels_jax.envs.time_limit import NO_TIME_LIMIT
 from worldmodels_jax.types import EnvSpec
 
 
@@ -243,3 +246,86 @@ def test_spaces_that_cannot_be_represented_are_refused(register):
     register(image, spaces.Tuple([spaces.Discrete(2)]))
     with pytest.raises(ValueError, match="Own has the action space"):
         make_gymnax("Own")
+
+
+class _Params(NamedTuple):
+    max_steps_in_episode: int = 2
+
+
+class _Clock:
+    """Written in gymnax's manner: action 1 ends an episode, and so does the time limit.
+
+    What `step_env` returns after the reward is what `end` makes of the two.
+    """
+
+    default_params = _Params()
+
+    def __init__(self, end):
+        self.end = end
+
+    def reset_env(self, key, params):
+        return jnp.zeros(1), 0
+
+    def step_env(self, key, state, action, params):
+        late = state + 1 >= getattr(params, "max_steps_in_episode", 2)
+        return jnp.full(1, state + 1), state + 1, 1, *self.end(action == 1, late)
+
+    def observation_space(self, params):
+        return spaces.Box(0, 9, (1,))
+
+    def action_space(self, params):
+        return spaces.Discrete(2)
+
+
+class _TellingClock(_Clock):
+    def is_truncated(self, state, params):
+        return state >= params.max_steps_in_episode
+
+
+_STYLES = {
+    "six": (_Clock, lambda over, late: (over, late, {})),
+    "method": (_TellingClock, lambda over, late: (over, {})),
+    "info": (_Clock, lambda over, late: (over | late, {"truncated": late & ~over})),
+    "done": (_Clock, lambda over, late: (over | late, {"discount": 1.0})),
+}
+
+
+@pytest.mark.parametrize("style", _STYLES)
+def test_ends_of_every_style_of_functional_environment(style):
+    make, end = _STYLES[style]
+    env = wrap_gymnax(make(end), name="Clock")
+    assert env.spec == EnvSpec("Clock", (1,), "float32", 2, True, 2)
+    step = jax.jit(env.step)
+
+    def ends(*actions):
+        state, _ = env.reset(jax.random.key(0))
+        for action in actions:
+            state, time_step = step(state, jnp.int32(action), jax.random.key(0))
+        return bool(time_step.terminated), bool(time_step.truncated)
+
+    assert ends(0) == (False, False)
+    assert ends(1) == (True, False)
+    assert ends(0, 1) == (True, False)
+    # Only the older style cannot tell a time limit from an end by the rules.
+    assert ends(0, 0) == ((True, False) if style == "done" else (False, True))
+
+
+def test_params_reach_the_environment_and_need_no_time_limit():
+    class Nothing(NamedTuple):
+        pass
+
+    make, end = _STYLES["six"]
+    assert wrap_gymnax(make(end), _Params(7), name="Clock").spec.max_episode_steps == 7
+    env = wrap_gymnax(make(end), Nothing(), name="Clock")
+    assert env.spec.max_episode_steps == NO_TIME_LIMIT
+    state, first = env.reset(jax.random.key(0))
+    _, later = env.step(state, jnp.int32(0), jax.random.key(0))
+    assert [float(step.observation[0]) for step in (first, later)] == [0.0, 1.0]
+    assert [float(step.reward) for step in (first, later)] == [0.0, 1.0]
+
+
+def test_another_number_of_values_is_explained():
+    env = wrap_gymnax(_Clock(lambda over, late: (over,)), name="Clock")
+    state, _ = env.reset(jax.random.key(0))
+    with pytest.raises(ValueError, match=r"step_env of Clock returned 4 values; return \(obs"):
+        env.step(state, jnp.int32(0), jax.random.key(0))
