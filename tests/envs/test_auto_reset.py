@@ -37,7 +37,7 @@ def _counter(length: int, terminates: bool) -> Environment:
         return show(_Count(state.start, state.count + 1), action, action)
 
     spec = EnvSpec("Counter", (3,), "float32", 10, True, length)
-    return Environment(spec, reset, step)
+    return Environment(spec, reset, step, lambda state: {"count": state.count.astype(jnp.float32)})
 
 
 @pytest.mark.parametrize("terminates", [True, False])
@@ -102,6 +102,28 @@ def test_a_batch_equals_its_members_one_by_one():
             )
     np.testing.assert_array_equal(steps.is_first, [False, True, False])
     np.testing.assert_array_equal(steps.terminated, [True, False, True])
+
+
+def test_outcomes_are_those_of_the_episode_of_the_time_step():
+    env = auto_reset(_counter(2, True))
+    many = batch(env, 2)
+    key = jax.random.key(0)
+    states, _ = many.reset(key)
+    ahead, _ = env.step(jax.tree.map(lambda leaf: leaf[1], states), jnp.int32(0), key)
+    states = jax.tree.map(lambda leaf, new: leaf.at[1].set(new), states, ahead)
+    step = jax.jit(many.step)
+    for counts in ([0, 1], [1, 2], [2, 0], [0, 1]):
+        outcomes = many.outcomes(states)
+        assert list(outcomes) == ["count"]
+        np.testing.assert_array_equal(outcomes["count"], counts)
+        states, _ = step(states, jnp.zeros(2, jnp.int32), key)
+
+
+def test_an_environment_without_outcomes_has_none_in_a_batch_either():
+    env = _counter(2, True)
+    many = batch(auto_reset(Environment(env.spec, env.reset, env.step)), 2)
+    states, _ = many.reset(jax.random.key(0))
+    assert many.outcomes(states) == {}
 
 
 def test_an_empty_batch_is_refused():

@@ -14,11 +14,14 @@ def test_names_are_sorted_and_hold_the_suite_and_the_toy():
     names = envs.names()
     assert list(names) == sorted(names)
     assert {"SpriteJump", "Catch-bsuite", "Breakout-MinAtar", "CartPole-v1"} <= set(names)
+    assert {"Craftax-Classic-Pixels", "Craftax-Classic-Symbolic"} <= set(names)
     assert "MNISTBandit-bsuite" not in names
 
 
 @pytest.mark.parametrize("name", envs.names())
 def test_every_name_can_be_made_reset_and_stepped_with_the_types_of_its_spec(name):
+    if name.startswith("Craftax"):
+        pytest.importorskip("craftax")
     env = envs.make(name)
     spec = env.spec
     assert spec.name == name
@@ -58,23 +61,22 @@ def test_unknown_names_are_told_their_neighbours_and_the_list():
 
 
 def test_host_environments_are_told_apart():
-    assert envs.is_host_env("atari/Pong")
-    assert not envs.is_host_env("Pong-misc")
-    with pytest.raises(ValueError, match=r"'atari/Pong'.*make_host\('atari/Pong'"):
-        envs.make("atari/Pong")
-    with pytest.raises(ValueError, match="'Pong-misc' is not a host environment"):
-        envs.make_host("Pong-misc", num_envs=1, seed=0)
+    for name, maker in (
+        ("atari/Pong", "make_atari"),
+        ("dmc/walker_walk", "make_dmc"),
+        ("gymnasium/CartPole-v1", "make_gymnasium"),
+    ):
+        with pytest.raises(ValueError, match=rf"'{name}' is stepped on the host: .*{maker}"):
+            envs.make(name)
 
 
-def test_make_host_makes_the_emulators_it_names():
-    pytest.importorskip("ale_py")
-    vector = envs.make_host("atari/Pong", 2, 0, max_noops=0)
-    assert vector.spec.name == "atari/Pong"
-    assert vector.num_envs == 2
-    first = vector.reset()
-    np.testing.assert_array_equal(first.observation[0], first.observation[1])
+def test_makers_are_imported_when_asked_for():
+    for name in envs.__all__:
+        assert callable(getattr(envs, name))
+    with pytest.raises(AttributeError, match="no attribute 'make_chess'"):
+        envs.make_chess  # noqa: B018
 
 
-def test_importing_the_room_does_not_import_ale():
-    program = "import sys, worldmodels_jax.envs; sys.exit('ale_py' in sys.modules)"
+def test_importing_the_room_does_not_import_optional_suites():
+    program = "import sys, worldmodels_jax.envs; sys.exit(bool({'ale_py', 'craftax', 'dm_control', 'gymnasium', 'gymnax'} & set(sys.modules)))"
     subprocess.run([sys.executable, "-c", program], check=True)

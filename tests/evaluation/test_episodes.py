@@ -1,5 +1,7 @@
 """Whole episodes: a perfect and a random player of Catch, and a host environment with a script."""
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,7 +11,7 @@ from worldmodels_jax import envs
 from worldmodels_jax.agents.acting import Actor
 from worldmodels_jax.data.replay import empty_records
 from worldmodels_jax.evaluation.episodes import record_steps, run_episodes, run_host_episodes
-from worldmodels_jax.types import EnvSpec, Record, TimeStep
+from worldmodels_jax.types import Environment, EnvSpec, Record, TimeStep
 
 
 def make_memory(spec: EnvSpec) -> Actor:
@@ -44,9 +46,10 @@ def catch_ball(memory: Record, key: jax.Array) -> jax.Array:
 def test_a_perfect_player_catches_every_ball() -> None:
     env = envs.make("Catch-bsuite")
     memory = make_memory(env.spec)
-    returns, lengths = jax.jit(lambda k: run_episodes(env, memory, catch_ball, k, episodes=30))(
-        jax.random.key(0)
-    )
+    returns, lengths, outcomes = jax.jit(
+        lambda k: run_episodes(env, memory, catch_ball, k, episodes=30)
+    )(jax.random.key(0))
+    assert outcomes == {}
     np.testing.assert_array_equal(returns, np.ones(30))
     np.testing.assert_array_equal(lengths, np.full(30, 9))
 
@@ -54,7 +57,7 @@ def test_a_perfect_player_catches_every_ball() -> None:
 def test_a_random_player_misses_most() -> None:
     env = envs.make("Catch-bsuite")
     memory = make_memory(env.spec)
-    returns, lengths = jax.jit(
+    returns, lengths, _ = jax.jit(
         lambda k: run_episodes(
             env, memory, lambda m, key: memory.act_random(500, key), k, episodes=500
         )
@@ -62,6 +65,45 @@ def test_a_random_player_misses_most() -> None:
     assert set(np.unique(returns)) == {-1.0, 1.0}
     assert -0.75 < returns.mean() < -0.45
     np.testing.assert_array_equal(lengths, np.full(500, 9))
+
+
+class Countdown(NamedTuple):
+    """Steps to go and steps gone."""
+
+    left: jax.Array
+    gone: jax.Array
+
+
+def countdown() -> Environment:
+    """Episodes of 1 to 9 steps; the outcomes are the steps gone and the steps to go."""
+
+    def show(state: Countdown) -> tuple[Countdown, TimeStep]:
+        false = jnp.zeros((), bool)
+        flags = {"truncated": false, "is_first": state.gone == 0, "terminated": state.left == 0}
+        return state, TimeStep(jnp.zeros(2), jnp.float32(0.0), **flags)
+
+    def reset(key: jax.Array) -> tuple[Countdown, TimeStep]:
+        return show(Countdown(jax.random.randint(key, (), 1, 10), jnp.int32(0)))
+
+    def step(state: Countdown, action: jax.Array, key: jax.Array) -> tuple[Countdown, TimeStep]:
+        return show(Countdown(state.left - 1, state.gone + 1))
+
+    spec = EnvSpec("countdown", (2,), "float32", 2, True, 9)
+    return Environment(spec, reset, step, lambda state: state._asdict())
+
+
+def test_outcomes_are_those_of_the_end_of_each_first_episode() -> None:
+    env = countdown()
+    memory = make_memory(env.spec)
+    _, lengths, outcomes = jax.jit(
+        lambda k: run_episodes(
+            env, memory, lambda m, key: memory.act_random(20, key), k, episodes=20
+        )
+    )(jax.random.key(0))
+    # While the longest episode lasts, the short ones are long followed by others.
+    assert {1, 9} <= set(lengths.tolist())
+    np.testing.assert_array_equal(outcomes["gone"], lengths)
+    np.testing.assert_array_equal(outcomes["left"], np.zeros(20))
 
 
 def test_records_go_on_across_resets() -> None:
@@ -107,7 +149,7 @@ class ScriptedEnv:
 def test_short_episodes_are_no_favourites(episodes: int, per_env: int) -> None:
     spec = EnvSpec("scripted", (2,), "float32", 2, True, 10)
     memory = make_memory(spec)
-    returns, lengths = run_host_episodes(
+    returns, lengths, outcomes = run_host_episodes(
         ScriptedEnv(3),
         memory,
         lambda m, key: memory.act_random(3, key),
@@ -116,3 +158,4 @@ def test_short_episodes_are_no_favourites(episodes: int, per_env: int) -> None:
     )
     np.testing.assert_array_equal(returns, np.repeat([1.0, 2.0, 3.0], per_env))
     np.testing.assert_array_equal(lengths, np.repeat([1, 2, 3], per_env))
+    assert outcomes == {}

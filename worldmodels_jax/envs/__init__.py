@@ -1,43 +1,72 @@
-"""Environments behind one small protocol; see `worldmodels_jax.types.Environment`.
+"""Environments behind two small protocols; see `worldmodels_jax.types`.
 
-JAX-native environments are made with `make` and run inside the compiled loop. Host environments,
-whose names begin with ``"atari/"``, are made with `make_host` and stepped from Python.
+JAX-native environments are made with `make` and run inside the compiled loop. Those stepped from
+Python are made with `make_atari`, `make_dmc` and `make_gymnasium`; `make_host_vector` makes many of
+one of your own, `wrap_vector` takes a vectorised one, `wrap_gymnax` a functional one.
 """
 
-from typing import Any
-
-import gymnax as _gymnax
+import importlib
+from typing import TYPE_CHECKING, Any
 
 from worldmodels_jax.envs import sprite_jump
-from worldmodels_jax.envs.atari import AtariVector, make_atari
 from worldmodels_jax.envs.auto_reset import AutoResetState, auto_reset, batch
-from worldmodels_jax.envs.gymnax import make_gymnax
 from worldmodels_jax.envs.unknown_name import unknown_name_error
 from worldmodels_jax.types import Environment
 
+if TYPE_CHECKING:
+    from worldmodels_jax.envs.atari import make_atari
+    from worldmodels_jax.envs.dmc import make_dmc
+    from worldmodels_jax.envs.gymnasium import make_gymnasium
+    from worldmodels_jax.envs.gymnasium_vector import wrap_vector
+    from worldmodels_jax.envs.gymnax import wrap_gymnax
+    from worldmodels_jax.envs.host_vector import make_host_vector
+
 __all__ = [
-    "AtariVector",
     "AutoResetState",
     "auto_reset",
     "batch",
-    "is_host_env",
     "make",
-    "make_host",
+    "make_atari",
+    "make_dmc",
+    "make_gymnasium",
+    "make_host_vector",
     "names",
+    "wrap_gymnax",
+    "wrap_vector",
 ]
 
-_HOST_PREFIX = "atari/"
+# Imported when first asked for: a worker process of one suite has no use for the others, whose
+# imports take seconds.
+_LAZY = {
+    "make_atari": "atari",
+    "make_dmc": "dmc",
+    "make_gymnasium": "gymnasium",
+    "make_host_vector": "host_vector",
+    "wrap_gymnax": "gymnax",
+    "wrap_vector": "gymnasium_vector",
+}
 # gymnax downloads its images when the environment is made.
 _NEEDS_DOWNLOAD = "MNISTBandit-bsuite"
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_LAZY[name]}"), name)
 
 
 def names() -> tuple[str, ...]:
     """Returns the names that `make` takes, sorted.
 
-    ``"MNISTBandit-bsuite"`` can be made too, but is not listed: it downloads a data set.
+    ``"MNISTBandit-bsuite"`` can be made too, but is not listed: it downloads a data set. Those of
+    Craftax need ``pip install 'worldmodels_jax[craftax]'``.
     """
-    suite = set(_gymnax.registered_envs) - {_NEEDS_DOWNLOAD}
-    return tuple(sorted({sprite_jump.NAME, *suite}))
+    import gymnax
+
+    from worldmodels_jax.envs import craftax
+
+    suite = set(gymnax.registered_envs) - {_NEEDS_DOWNLOAD}
+    return tuple(sorted({sprite_jump.NAME, *craftax.NAMES, *suite}))
 
 
 def make(name: str, **kwargs: Any) -> Environment:
@@ -51,44 +80,25 @@ def make(name: str, **kwargs: Any) -> Environment:
       An unbatched environment whose ``step`` never resets; see `auto_reset` and `batch`.
 
     Raises:
+      ModuleNotFoundError: if the package of an optional suite is not installed.
       ValueError: for an unknown name, or for that of a host environment.
     """
-    if is_host_env(name):
+    suite = name.partition("/")[0]
+    if suite in ("atari", "dmc", "gymnasium"):
         raise ValueError(
             f"{name!r} is stepped on the host: make it with "
-            f"`worldmodels_jax.envs.make_host({name!r}, num_envs=..., seed=...)`."
+            f"worldmodels_jax.envs.make_{suite}, or train on it with a preset whose env is of that "
+            "suite."
         )
     if name == sprite_jump.NAME:
         return sprite_jump.make_sprite_jump(**kwargs)
-    if name not in _gymnax.registered_envs:
+    import gymnax
+
+    from worldmodels_jax.envs import craftax
+    from worldmodels_jax.envs.gymnax import make_gymnax
+
+    if name in craftax.NAMES:
+        return craftax.make_craftax(name, **kwargs)
+    if name not in gymnax.registered_envs:
         raise unknown_name_error("environment", name, names(), "worldmodels_jax.envs.names()")
     return make_gymnax(name, **kwargs)
-
-
-def is_host_env(name: str) -> bool:
-    """Tells whether a name is one for `make_host`, e.g. ``"atari/Pong"``."""
-    return name.startswith(_HOST_PREFIX)
-
-
-def make_host(name: str, num_envs: int, seed: int, **kwargs: Any) -> AtariVector:
-    """Makes E copies of a host environment.
-
-    Args:
-      name: ``"atari/"`` and a game in CamelCase, e.g. ``"atari/MsPacman"``.
-      num_envs: E.
-      seed: of everything random in them.
-      **kwargs: see `atari.make_atari`.
-
-    Returns:
-      The vector of emulators, which resets them by itself.
-
-    Raises:
-      ModuleNotFoundError: if ``ale_py`` is not installed.
-      ValueError: for a name without the prefix, or an unknown game.
-    """
-    if not is_host_env(name):
-        raise ValueError(
-            f"{name!r} is not a host environment; those are named like 'atari/Pong'. "
-            "JAX-native ones are made with `worldmodels_jax.envs.make`."
-        )
-    return make_atari(name.removeprefix(_HOST_PREFIX), num_envs=num_envs, seed=seed, **kwargs)

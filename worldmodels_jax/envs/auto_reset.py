@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import jax
 
-from worldmodels_jax.types import Environment, PyTree, TimeStep
+from worldmodels_jax.types import Environment, Metrics, PyTree, TimeStep
 
 
 class AutoResetState(NamedTuple):
@@ -25,7 +25,8 @@ def auto_reset(env: Environment) -> Environment:
       env: an environment whose ``step`` never resets.
 
     Returns:
-      An environment with the same spec whose state is an `AutoResetState`. Under ``vmap`` both
+      An environment with the same spec and outcomes whose state is an `AutoResetState`. The
+      outcomes are those of the episode that the time step belongs to. Under ``vmap`` both
       branches are computed and selected from; unbatched, only the needed one runs.
     """
 
@@ -43,7 +44,10 @@ def auto_reset(env: Environment) -> Environment:
         )
         return AutoResetState(env_state, time_step.is_last), time_step
 
-    return Environment(env.spec, reset, step)
+    def outcomes(state: AutoResetState) -> Metrics:
+        return env.outcomes(state.env_state)
+
+    return Environment(env.spec, reset, step, outcomes)
 
 
 def batch(env: Environment, num_envs: int) -> Environment:
@@ -56,7 +60,8 @@ def batch(env: Environment, num_envs: int) -> Environment:
     Returns:
       An environment with the spec of *one* copy. ``reset(key)`` and
       ``step(state, action, key)`` take one key, split it E ways, and carry a leading axis E on
-      the state, on ``action`` ((E,) or (E, A)) and on every field of the time step.
+      the state, on ``action`` ((E,) or (E, A)), on every field of the time step and on the
+      outcomes.
 
     Raises:
       ValueError: if ``num_envs`` is below 1.
@@ -70,4 +75,4 @@ def batch(env: Environment, num_envs: int) -> Environment:
     def step(state: PyTree, action: jax.Array, key: jax.Array) -> tuple[PyTree, TimeStep]:
         return jax.vmap(env.step)(state, action, jax.random.split(key, num_envs))
 
-    return Environment(env.spec, reset, step)
+    return Environment(env.spec, reset, step, jax.vmap(env.outcomes))

@@ -1,4 +1,4 @@
-"""Returns of whole episodes: the same number from each environment, whatever their length."""
+"""Whole episodes: the same number from each environment, whatever their length."""
 
 from collections.abc import Callable
 from typing import NamedTuple, Protocol
@@ -9,7 +9,7 @@ import numpy as np
 
 from worldmodels_jax import envs
 from worldmodels_jax.agents.acting import Actor
-from worldmodels_jax.types import Environment, PyTree, Record, TimeStep
+from worldmodels_jax.types import Environment, Metrics, PyTree, Record, TimeStep
 
 ActFn = Callable[[Record, jax.Array], jax.Array]  # (context (E, C, ...), key) -> action (E, ...)
 
@@ -32,13 +32,14 @@ class _Progress(NamedTuple):
     context: Record
     total: jax.Array  # (E,)
     length: jax.Array  # (E,)
+    outcomes: Metrics  # (E,) each
     finished: jax.Array  # (E,) bool
     key: jax.Array
 
 
 def run_episodes(
     env: Environment, actor: Actor, act: ActFn, key: jax.Array, *, episodes: int
-) -> tuple[jax.Array, jax.Array]:
+) -> tuple[jax.Array, jax.Array, Metrics]:
     """Play one episode in each of E parallel environments, inside one compiled call.
 
     Args:
@@ -49,7 +50,8 @@ def run_episodes(
       episodes: E.
 
     Returns:
-      Undiscounted returns ``(E,)`` float32 and lengths ``(E,)`` int32 in agent steps.
+      Undiscounted returns ``(E,)`` float32, lengths ``(E,)`` int32 in agent steps, and what the
+      environment's ``outcomes`` are at the end of each episode, ``(E,)`` by name.
     """
     batched = envs.batch(envs.auto_reset(env), episodes)
     key_reset, key_run = jax.random.split(key)
@@ -61,12 +63,16 @@ def run_episodes(
         action = act(context, key_act)
         env_state, time_step = batched.step(p.env_state, action, key_env)
         alive = ~p.finished
+        outcomes = batched.outcomes(env_state)
         return _Progress(
             env_state=env_state,
             time_step=time_step,
             context=actor.record_action(context, action),
             total=p.total + jnp.where(alive, time_step.reward, 0.0),
             length=p.length + alive,
+            outcomes=jax.tree.map(
+                lambda new, old: jnp.where(alive, new, old), outcomes, p.outcomes
+            ),
             finished=p.finished | time_step.is_last,
             key=key,
         )
@@ -77,16 +83,17 @@ def run_episodes(
         actor.init(episodes),
         jnp.zeros(episodes),
         jnp.zeros(episodes, jnp.int32),
+        batched.outcomes(env_state),
         jnp.zeros(episodes, bool),
         key_run,
     )
     end = jax.lax.while_loop(lambda p: ~p.finished.all(), step, start)
-    return end.total, end.length
+    return end.total, end.length, end.outcomes
 
 
 def run_host_episodes(
     env: HostEnvironment, actor: Actor, act: ActFn, key: jax.Array, *, episodes: int
-) -> tuple[np.ndarray, np.ndarray]:
+) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]:
     """The same for an environment stepped by the host: each plays the same number of episodes.
 
     Args:
@@ -97,7 +104,8 @@ def run_host_episodes(
       episodes: in all; rounded up to a multiple of E.
 
     Returns:
-      Returns and lengths of the episodes, ``(episodes,)`` each.
+      Returns and lengths of the episodes, ``(episodes,)`` each, and no outcomes: environments
+      stepped by the host have none.
     """
     per_env = -(-episodes // env.num_envs)
     returns: list[list[float]] = [[] for _ in range(env.num_envs)]
@@ -118,7 +126,7 @@ def run_host_episodes(
             if len(returns[i]) < per_env:
                 returns[i].append(float(total[i]))
                 lengths[i].append(int(length[i]))
-    return np.array(returns).reshape(-1), np.array(lengths).reshape(-1)
+    return np.array(returns).reshape(-1), np.array(lengths).reshape(-1), {}
 
 
 def record_steps(
