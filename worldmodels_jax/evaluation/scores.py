@@ -34,7 +34,7 @@ def interquartile_mean(x: ArrayLike) -> float:
     Raises:
       ValueError: no scores, or a score that is not finite.
     """
-    ordered = np.sort(_checked(x), axis=None)
+    ordered = np.sort(checked(x), axis=None)
     cut = ordered.size // 4
     return float(ordered[cut : ordered.size - cut].mean())
 
@@ -65,24 +65,60 @@ def bootstrap_interval(
       ValueError: no scores, a score that is not finite, a third axis, or a confidence or number of
         repetitions out of range.
     """
-    scores = _checked(x)
-    if scores.ndim not in (1, 2):
-        raise ValueError(
-            f"x has shape {scores.shape}; give (runs,) or (runs, tasks), "
-            "for instance the mean return of each run's episodes"
-        )
+    low, high = bootstrap(statistic, x, seed=seed, repetitions=repetitions, confidence=confidence)
+    return float(low), float(high)
+
+
+def bootstrap(
+    statistic: Callable[..., ArrayLike],
+    *scores: ArrayLike,
+    seed: int,
+    repetitions: int = 2000,
+    confidence: float = 0.95,
+) -> np.ndarray:
+    """Returns the stratified percentile bootstrap interval of a statistic of several tables.
+
+    The statistic may be an array, such as a performance profile, and may compare tables of
+    independent runs, such as those of two systems: each table is resampled by itself.
+
+    Args:
+      statistic: maps arrays of the shapes of ``scores`` to a number or an array (...).
+      *scores: each (runs,) or (runs, tasks); the number of runs may differ.
+      seed: of the resampling; the same seed gives the same interval.
+      repetitions: the number of resamples.
+      confidence: the interval's mass, in (0, 1).
+
+    Returns:
+      (2, ...) the lower and the upper end.
+
+    Raises:
+      ValueError: as ``bootstrap_interval``.
+    """
+    tables = [checked(table) for table in scores]
+    for table in tables:
+        if table.ndim not in (1, 2):
+            raise ValueError(
+                f"x has shape {table.shape}; give (runs,) or (runs, tasks), "
+                "for instance the mean return of each run's episodes"
+            )
     if not 0 < confidence < 1 or repetitions < 1:
         raise ValueError(
             f"confidence is {confidence} and repetitions {repetitions}; "
             "give a confidence between 0 and 1 and at least one repetition"
         )
     rng = np.random.default_rng(seed)
+    if all(len(table) == 1 for table in tables):
+        repetitions = 1  # a single run can only be drawn as itself
     resampled = [
-        statistic(np.take_along_axis(scores, rng.integers(len(scores), size=scores.shape), axis=0))
+        statistic(
+            *(
+                np.take_along_axis(table, rng.integers(len(table), size=table.shape), axis=0)
+                for table in tables
+            )
+        )
         for _ in range(repetitions)
     ]
-    low, high = np.quantile(resampled, [(1 - confidence) / 2, (1 + confidence) / 2])
-    return float(low), float(high)
+    return np.quantile(np.asarray(resampled), [(1 - confidence) / 2, (1 + confidence) / 2], axis=0)
 
 
 def human_normalised(score: ArrayLike, random: ArrayLike, human: ArrayLike) -> np.ndarray:
@@ -123,7 +159,7 @@ def summary(returns: ArrayLike, seed: int = 0) -> Summary:
     Raises:
       ValueError: no returns, a return that is not finite, or more than two axes.
     """
-    table = np.atleast_2d(_checked(returns))
+    table = np.atleast_2d(checked(returns))
     if table.ndim != 2:
         raise ValueError(f"returns have shape {table.shape}; give (S, episodes) or (episodes,)")
     scores = table.mean(axis=1) if len(table) > 1 else table[0]
@@ -137,7 +173,12 @@ def summary(returns: ArrayLike, seed: int = 0) -> Summary:
     )
 
 
-def _checked(x: ArrayLike) -> np.ndarray:
+def checked(x: ArrayLike) -> np.ndarray:
+    """Returns scores as float64, after a look at them.
+
+    Raises:
+      ValueError: no scores, or a score that is not finite.
+    """
     scores = np.asarray(x, np.float64)
     if scores.size == 0:
         raise ValueError(f"there are no scores in an array of shape {scores.shape}; give some")
