@@ -444,7 +444,6 @@ ABLATIONS = {
     ),
     "bfloat16, revising, ivideogpt": dataclasses.replace(
         head(draft_rounds=2, revise_rounds=2, repetitions=2),
-        precision="bfloat16",
         mixer="ivideogpt",
     ),
 }
@@ -454,7 +453,8 @@ ABLATIONS = {
 def test_every_ablation_trains_and_dreams(ablation):
     config = dataclasses.replace(ABLATIONS[ablation], layers=1)
     spec = dataclasses.replace(SPEC, discrete="continuous" not in ablation)
-    model, batch = make_git_storm(config, spec), batch_of(spec)
+    dtype = jnp.bfloat16 if "bfloat16" in ablation else jnp.float32
+    model, batch = make_git_storm(config, spec, dtype=dtype), batch_of(spec)
     params = random_variables(config, spec)["params"]
     # Two dreams each, that differ in the first action.
     actions = jnp.stack([batch.action[:, 0], (batch.action[:, 0] + 1) % A])

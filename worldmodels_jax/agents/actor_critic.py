@@ -108,7 +108,11 @@ def policy_distribution(output: jax.Array, *, discrete: bool, unimix: float = 0.
 
 
 def make_actor_critic(
-    config: ActorCriticConfig, feature_size: int, spec: EnvSpec, axis_name: str | None = None
+    config: ActorCriticConfig,
+    feature_size: int,
+    spec: EnvSpec,
+    axis_name: str | None = None,
+    dtype: Any = jnp.float32,
 ) -> Agent:
     """An actor-critic for features of a world model.
 
@@ -118,13 +122,14 @@ def make_actor_critic(
       spec: the environment's action space.
       axis_name: a mapped axis the dreams are split over: percentiles and masked means are then
         those of all dreams, provided the caller averages loss and gradients over the axis.
+      dtype: of the hidden layers' computation; parameters, outputs and losses stay float32.
 
     Returns:
       The bundle of pure functions.
     """
     outputs = spec.num_actions if spec.discrete else 2 * spec.num_actions
-    actor = MLP(config.width, config.depth, outputs)
-    critic = MLP(config.width, config.depth, config.num_bins, zero_output=True)
+    actor = MLP(config.width, config.depth, outputs, dtype=dtype)
+    critic = MLP(config.width, config.depth, config.num_bins, zero_output=True, dtype=dtype)
     bins = twohot.symlog_bins(config.num_bins)
 
     def distribution(params: PyTree, features: jax.Array) -> Any:

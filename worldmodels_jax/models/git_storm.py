@@ -15,14 +15,14 @@ from flax import linen as nn
 
 from worldmodels_jax.data import views
 from worldmodels_jax.data.replay import empty_records
+from worldmodels_jax.models import git_storm_prior
 from worldmodels_jax.models.git_storm_config import GitStormConfig, MaskGITConfig, validate
 from worldmodels_jax.models.world_model import Prediction, WorldModel
-from worldmodels_jax.nn.maskgit import MaskGITHead
 from worldmodels_jax.nn.mixer import StateMixer
 from worldmodels_jax.nn.mlp import MLP
 from worldmodels_jax.nn.tokenizer import Posterior, Tokenizer
 from worldmodels_jax.nn.transformer import CausalTransformer, KVCache, init_cache
-from worldmodels_jax.ops import categorical, masking, twohot
+from worldmodels_jax.ops import categorical, twohot
 from worldmodels_jax.ops.collectives import masked_mean, pmean
 from worldmodels_jax.types import EnvSpec, Metrics, PyTree, Record
 
@@ -43,10 +43,11 @@ class _Module(nn.Module):
     config: GitStormConfig
     spec: EnvSpec
     axis_name: str | None = None
+    dtype: Any = jnp.float32
 
     def setup(self) -> None:
         c = self.config
-        dtype: Any = jnp.dtype(c.precision)
+        dtype = self.dtype
         self.tokenizer = Tokenizer(
             kind=c.tokenizer,
             observation_shape=self.spec.observation_shape,
@@ -69,21 +70,7 @@ class _Module(nn.Module):
             dropout=c.dropout,
             dtype=dtype,
         )
-        self.prior: Any
-        if c.prior == "maskgit":
-            self.prior = MaskGITHead(
-                num_tokens=c.num_tokens,
-                num_classes=c.num_classes,
-                width=c.maskgit.width,
-                layers=c.maskgit.layers,
-                heads=c.maskgit.heads,
-                hidden=c.maskgit.hidden,
-                condition=c.maskgit.condition,
-                tied_logits=c.maskgit.tied_logits,
-                dtype=dtype,
-            )
-        else:
-            self.prior = nn.Dense(c.num_tokens * c.num_classes, dtype=jnp.float32)
+        self.prior: Any = git_storm_prior.make_prior(c, dtype)
         self.reward = MLP(c.width, 2, c.num_bins, zero_output=True, dtype=dtype)
         self.termination = MLP(c.width, 2, 1, dtype=dtype)
 
@@ -117,69 +104,10 @@ class _Module(nn.Module):
     def prior_training(
         self, hidden: jax.Array, posterior: Posterior, key: jax.Array
     ) -> tuple[jax.Array, jax.Array]:
-        """The prior at steps 1..T-1 as it is trained.
-
-        Args:
-          hidden: ``(B, T-1, D)``, h_0..h_{T-2}.
-          posterior: of all T frames.
-          key: for the masks.
-
-        Returns:
-          log-probabilities ``(B, T-1, N, V)`` and weights ``(B, T-1, N)``: N/M at the M masked
-          positions, 0 elsewhere (all 1 for the MLP).
-        """
-        c = self.config
-        batch, time, _ = hidden.shape
-        shape = (batch, time, c.num_tokens)
-        if c.prior == "mlp":
-            logits = self.prior(hidden.astype(jnp.float32)).reshape(*shape, c.num_classes)
-            weight = jnp.ones(shape)
-        else:
-            tokens = (
-                posterior.tokens[:, 1:] if c.maskgit.input == "next" else (posterior.tokens[:, :-1])
-            )
-            mask, scale = masking.training_mask(key, shape)
-            visible = jnp.where(mask, c.num_classes, tokens.argmax(-1))
-            flat = (visible.reshape(-1, c.num_tokens), hidden.reshape(-1, c.width))
-            logits = self.prior(*flat).reshape(*shape, c.num_classes)
-            weight = mask * scale[..., None]
-        return categorical.unimix_log_probs(logits, c.unimix), weight
+        return git_storm_prior.training(self.prior, self.config, hidden, posterior, key)
 
     def prior_sample(self, hidden: jax.Array, key: jax.Array) -> jax.Array:
-        """z_{t+1} from h_t: ``(B, D) -> (B, N, V)`` hard one-hot."""
-        c = self.config
-        if c.prior == "mlp":
-            logits = self.prior(hidden.astype(jnp.float32))
-            logits = logits.reshape(-1, c.num_tokens, c.num_classes)
-            classes = categorical.sample_classes(
-                key, categorical.unimix_log_probs(logits, c.unimix)
-            )
-        else:
-            projected = self.prior.project(hidden)
-
-            def head(tokens: jax.Array) -> jax.Array:
-                return categorical.unimix_log_probs(self.prior.logits(tokens, projected), c.unimix)
-
-            sizes: dict[str, Any] = {
-                "batch": hidden.shape[0],
-                "num_tokens": c.num_tokens,
-                "mask_token": c.num_classes,
-                "temperature": c.maskgit.temperature,
-            }
-            if c.maskgit.decoder == "confidence":
-                classes = masking.confidence_decode(
-                    head, key, steps=c.maskgit.confidence_steps, **sizes
-                )
-            else:
-                classes = masking.draft_and_revise(
-                    head,
-                    key,
-                    draft_rounds=c.maskgit.draft_rounds,
-                    revise_rounds=c.maskgit.revise_rounds,
-                    repetitions=c.maskgit.repetitions,
-                    **sizes,
-                )
-        return jax.nn.one_hot(classes, c.num_classes)
+        return git_storm_prior.sample(self.prior, self.config, hidden, key)
 
     def loss(self, batch: Record, key: jax.Array) -> tuple[jax.Array, Metrics]:
         """Equation 5.2 with the reconstruction of 5.7; see ``make_git_storm``."""
@@ -262,7 +190,7 @@ class _Module(nn.Module):
             length=(length + horizon) * self.mixer.tokens_per_step,
             heads=c.heads,
             head_dim=c.width // c.heads,
-            dtype=jnp.dtype(c.precision),
+            dtype=self.dtype,
         )
         hidden = jnp.zeros((batch, c.width), jnp.float32)
         if length > 1:
@@ -300,13 +228,30 @@ class _Module(nn.Module):
             return jnp.round(jnp.clip(decoded, 0.0, 1.0) * 255.0).astype(jnp.uint8)
         return twohot.symexp(decoded)
 
+    def log_likelihood(self, batch: Record, key: jax.Array) -> jax.Array:
+        key_posterior, key_order = jax.random.split(key)
+        posterior = self.tokenizer.encode(batch.observation, key_posterior)
+        segments = self.segments(batch.is_first)
+        hidden, _ = self.dynamics(
+            posterior.vectors[:, :-1], batch.action[:, :-1], segments[:, :-1], None, True
+        )
+        tokens = posterior.tokens[:, 1:].argmax(-1).astype(jnp.int32)
+        flat = hidden.astype(jnp.float32).reshape(-1, self.config.width)
+        log_p = git_storm_prior.log_likelihood(
+            self.prior, self.config, flat, tokens.reshape(-1, tokens.shape[-1]), key_order
+        )
+        return log_p.reshape(tokens.shape)
+
     def __call__(self, batch: Record, key: jax.Array) -> None:
         """Touch every parameter (for ``init``)."""
         self.loss(batch, key)
 
 
 def make_git_storm(
-    config: GitStormConfig, spec: EnvSpec, axis_name: str | None = None
+    config: GitStormConfig,
+    spec: EnvSpec,
+    axis_name: str | None = None,
+    dtype: Any = jnp.float32,
 ) -> WorldModel:
     """GIT-STORM (``prior="maskgit"``) or STORM (``prior="mlp"``) for an environment.
 
@@ -317,7 +262,8 @@ def make_git_storm(
 
     where the KLs of the MaskGIT prior are taken over the masked tokens only and rescaled by N/M.
     Model state: ``batch_stats``. Features are ``concat(flatten z_t, h_{t-1})``; h is zero at the
-    first frame of an episode, which nothing precedes.
+    first frame of an episode, which nothing precedes. What ``log_likelihood`` means for each
+    decoder is said at ``git_storm_prior.log_likelihood``.
 
     Args:
       config: sizes and ablations.
@@ -325,6 +271,8 @@ def make_git_storm(
       axis_name: a mapped axis (``pmap``, ``shard_map``) the batch is split over: BatchNorm
         statistics, masked means and the free-bits threshold are then those of the whole batch,
         provided the caller averages loss and gradients over the axis.
+      dtype: of the computation (``jnp.bfloat16`` on GPU and TPU); parameters, losses, softmax and
+        statistics stay float32.
 
     Returns:
       The bundle of pure functions.
@@ -333,13 +281,13 @@ def make_git_storm(
       ValueError: if sizes do not fit together, naming the fields.
     """
     validate(config)
-    module = _Module(config, spec, axis_name)
+    module = _Module(config, spec, axis_name, dtype)
 
     def init(key: jax.Array) -> PyTree:
         key_params, key_dropout, key_loss = jax.random.split(key, 3)
         rngs = {"params": key_params, "dropout": key_dropout}
         # Without the axis, so that variables can be made outside of what is mapped over it.
-        return _Module(config, spec).init(rngs, empty_records(spec, (1, 2)), key_loss)
+        return _Module(config, spec, dtype=dtype).init(rngs, empty_records(spec, (1, 2)), key_loss)
 
     def loss(
         variables: PyTree, batch: Record, key: jax.Array
@@ -370,7 +318,10 @@ def make_git_storm(
     def decode(variables: PyTree, carry: Carry) -> jax.Array:
         return module.apply(variables, carry, method="decode")
 
+    def log_likelihood(variables: PyTree, batch: Record, key: jax.Array) -> jax.Array:
+        chex.assert_rank(batch.reward, 2)
+        return module.apply(variables, batch, key, method="log_likelihood")
+
     code = config.num_classes if config.tokenizer == "categorical" else config.code_size
-    return WorldModel(
-        init, loss, observe, imagine, decode, feature_size=config.num_tokens * code + config.width
-    )
+    feature_size = config.num_tokens * code + config.width
+    return WorldModel(init, loss, observe, imagine, decode, feature_size, log_likelihood)

@@ -70,7 +70,6 @@ class GitStormConfig:
       cross_episode_attention: attend across resets, as public STORM does.
       acting_latent: posterior encodes the current frame; prior lets the policy see the predicted
         latent only, as public STORM does.
-      precision: compute dtype; parameters, losses and softmax are float32.
     """
 
     prior: Literal["maskgit", "mlp"] = "maskgit"
@@ -95,7 +94,6 @@ class GitStormConfig:
     free_bits: float = 1.0
     cross_episode_attention: bool = False
     acting_latent: Literal["posterior", "prior"] = "posterior"
-    precision: Literal["float32", "bfloat16"] = "float32"
 
 
 def validate(config: GitStormConfig) -> None:

@@ -33,6 +33,11 @@ class WorldModel(NamedTuple):
       decode: ``(variables, carry) -> frames (B, *observation_shape)`` in the environment's own
         type and scale.
       feature_size: F.
+      log_likelihood: ``(variables, batch (B, T, ...), key) -> (B, T-1, N)``, float32 nats: for
+        each of the N tokens of the posterior sample z_t, log p of it given the real past, t from 1
+        to T-1, without dropout. The pair of a last and a first record is no transition: the caller
+        masks it (``data.views.transitions``). None for models without a prior over discrete
+        tokens.
     """
 
     init: Callable[[jax.Array], PyTree]
@@ -41,3 +46,4 @@ class WorldModel(NamedTuple):
     imagine: Callable[[PyTree, PyTree, jax.Array, jax.Array], tuple[PyTree, Prediction]]
     decode: Callable[[PyTree, PyTree], jax.Array]
     feature_size: int
+    log_likelihood: Callable[[PyTree, Record, jax.Array], jax.Array] | None = None

@@ -90,10 +90,12 @@ def live_rounds(draft_rounds: int, revise_rounds: int, repetitions: int) -> tupl
     return rounds[last_full:]
 
 
+def _tempered(log_probs: jax.Array, temperature: float) -> jax.Array:
+    return log_probs if temperature == 1.0 else jax.nn.log_softmax(log_probs / temperature)
+
+
 def _sample(key: jax.Array, log_probs: jax.Array, temperature: float) -> jax.Array:
-    if temperature != 1.0:
-        log_probs = jax.nn.log_softmax(log_probs / temperature)
-    return categorical.sample_classes(key, log_probs)
+    return categorical.sample_classes(key, _tempered(log_probs, temperature))
 
 
 def draft_and_revise(
@@ -150,6 +152,17 @@ def draft_and_revise(
     return jax.lax.scan(resample, tokens, (masks, step_keys))[0]
 
 
+def _still_masked(num_tokens: int, steps: int) -> jax.Array:
+    """Tokens that stay masked after each step of confidence decoding: ``(S,)``, ending in 0."""
+    if not 1 <= steps <= num_tokens:
+        raise ValueError(
+            f"cannot decode {num_tokens} tokens in {steps} steps: choose 1 to {num_tokens} steps."
+        )
+    progress = (jnp.arange(steps) + 1.0) / steps
+    count = jnp.floor(num_tokens * jnp.cos(0.5 * jnp.pi * progress)).astype(jnp.int32)
+    return jnp.minimum(count, num_tokens - 1 - jnp.arange(steps)).at[-1].set(0)
+
+
 def confidence_decode(
     head: Head,
     key: jax.Array,
@@ -182,13 +195,8 @@ def confidence_decode(
     Raises:
       ValueError: if ``steps`` is not in ``[1, N]``.
     """
-    if not 1 <= steps <= num_tokens:
-        raise ValueError(
-            f"cannot decode {num_tokens} tokens in {steps} steps: choose 1 to {num_tokens} steps."
-        )
+    still_masked = _still_masked(num_tokens, steps)
     progress = (jnp.arange(steps) + 1.0) / steps
-    still_masked = jnp.floor(num_tokens * jnp.cos(0.5 * jnp.pi * progress)).astype(jnp.int32)
-    still_masked = jnp.minimum(still_masked, num_tokens - 1 - jnp.arange(steps)).at[-1].set(0)
 
     def step(
         tokens: jax.Array, inputs: tuple[jax.Array, jax.Array, jax.Array]
@@ -208,3 +216,59 @@ def confidence_decode(
     tokens = jnp.full((batch, num_tokens), mask_token, jnp.int32)
     keys = jax.random.split(key, steps)
     return jax.lax.scan(step, tokens, (keys, still_masked, progress))[0]
+
+
+def confidence_groups(key: jax.Array, batch: int, num_tokens: int, steps: int) -> jax.Array:
+    """Random partitions with the group sizes of confidence decoding's S steps.
+
+    Returns:
+      Masks ``(S, B, N)`` bool in the order of decoding; for every sample each position is True in
+      exactly one of them.
+
+    Raises:
+      ValueError: if ``steps`` is not in ``[1, N]``.
+    """
+    still_masked = _still_masked(num_tokens, steps)
+    # Ranks count from the token that is decoded last.
+    ranks = random_ranks(key, (batch, num_tokens))
+    before = jnp.concatenate([jnp.array([num_tokens]), still_masked[:-1]])
+    low, high = still_masked[:, None, None], before[:, None, None]
+    return (low <= ranks) & (ranks < high)
+
+
+def chain_log_likelihood(
+    head: Head,
+    tokens: jax.Array,
+    groups: jax.Array,
+    *,
+    mask_token: int,
+    temperature: float = 1.0,
+) -> jax.Array:
+    """Log-probability of each token if the groups are decoded one after the other.
+
+    The chain rule over groups, ``log p(z_i | z of earlier groups)`` for i in each group: all tokens
+    of a group are predicted at once, while theirs and all later groups are ``[MASK]``. The sum over
+    the tokens is the log-likelihood of the frame under a decoder that samples in this order.
+
+    Args:
+      head: maps tokens ``(B, N)`` to log-probabilities ``(B, N, V)``.
+      tokens: ``(B, N)`` int32 in ``[0, V)``.
+      groups: ``(G, B, N)`` bool, a partition of the positions, e.g. of ``partition``.
+      mask_token: the index of ``[MASK]``, V.
+      temperature: of the sampling.
+
+    Returns:
+      ``(B, N)`` float32, in nats.
+    """
+    chex.assert_equal_shape([tokens, groups[0]])
+
+    def step(masked: jax.Array, group: jax.Array) -> tuple[jax.Array, jax.Array]:
+        log_probs = _tempered(head(jnp.where(masked, mask_token, tokens)), temperature)
+        chex.assert_shape(log_probs, (*tokens.shape, mask_token))
+        chosen = jnp.take_along_axis(log_probs, tokens[..., None], axis=-1)[..., 0]
+        return masked & ~group, jnp.where(group, chosen, 0.0)
+
+    everything = jnp.ones(tokens.shape, bool)
+    if groups.shape[0] == 1:  # no loop around a single evaluation
+        return step(everything, groups[0])[1]
+    return jax.lax.scan(step, everything, groups)[1].sum(0)
