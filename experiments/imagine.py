@@ -16,7 +16,8 @@ from absl import flags
 from experiments import common
 from worldmodels_jax.evaluation.episodes import record_steps
 from worldmodels_jax.evaluation.open_loop import episode_window, open_loop
-from worldmodels_jax.training.run import LoadedRun, host_env, load
+from worldmodels_jax.training.parts import EnvSource
+from worldmodels_jax.training.run import LoadedRun, load
 from worldmodels_jax.types import Record
 from worldmodels_jax.viz.dream import dream_panels, write_contact_sheet, write_gif
 
@@ -45,6 +46,7 @@ def imagine_run(
     out: Path | None = None,
     seed: int = 0,
     trained_seed: int | None = None,
+    env: EnvSource | None = None,
 ) -> Path:
     """Record the agent, let its world model dream along, draw both.
 
@@ -55,6 +57,7 @@ def imagine_run(
       out: the GIF's path.
       seed: of the episode and the dream.
       trained_seed: which of the run's seeds; by default the first.
+      env: the environment of the caller's own that the run was trained with, if it was.
 
     Returns:
       The path of the GIF; a contact sheet of the same frames lies beside it as ``.png``.
@@ -62,11 +65,11 @@ def imagine_run(
     Raises:
       ValueError: for vector observations, or a stretch the position table cannot hold.
     """
-    run = load(directory, seed=trained_seed)
+    run = load(directory, seed=trained_seed, env=env)
     shape = run.parts.spec.observation_shape
     if len(shape) != 3:
         raise ValueError(
-            f"{run.config.env.name} has vector observations of shape {shape}: there are no frames "
+            f"{run.parts.spec.name} has vector observations of shape {shape}: there are no frames "
             "to draw."
         )
     context = context or run.config.training.dream_context
@@ -99,14 +102,15 @@ def _longest_episode(is_first: np.ndarray) -> int:
 
 def _record(run: LoadedRun, key: jax.Array, steps: int, seed: int) -> Record:
     """Records ``(T, ...)`` of the run's agent."""
-    if run.parts.env is not None:
+    if run.parts.open_host is None:
         env, actor = run.parts.env, run.parts.actor
+        assert env is not None
         return jax.jit(
             lambda train, k: record_steps(
                 env, actor, dataclasses.replace(run, train=train).choose, k, steps=steps
             )
         )(run.train, key)
-    host = host_env(run.config, num_envs=1, seed=seed, evaluation=True)
+    host = run.parts.open_host(1, seed, True)
     act = jax.jit(lambda train, *now: dataclasses.replace(run, train=train).act(*now))
     memory, time_step, rows = run.memory(1), host.reset(), []
     for _ in range(steps):

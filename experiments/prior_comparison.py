@@ -33,7 +33,7 @@ from worldmodels_jax.files import replacing
 from worldmodels_jax.models.git_storm import GitStormConfig, make_git_storm
 from worldmodels_jax.training.config import Config
 from worldmodels_jax.training.learner import TrainState, Updates, make_updates
-from worldmodels_jax.training.run import build
+from worldmodels_jax.training.parts import build
 from worldmodels_jax.types import EnvSpec, Metrics, PyTree, Record
 
 # Trained prior -> decodings of it: (T_draft, T_revise, repetitions), or None for the MLP.

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from experiments.configs import atari, small, storm_original
+from experiments.configs import atari, craftax, dmc, gymnasium, small, storm_original
 from worldmodels_jax.training.config import Config
 
 PRESETS: dict[str, Callable[[], Config]] = {
@@ -12,5 +12,11 @@ PRESETS: dict[str, Callable[[], Config]] = {
     "sprite_jump": small.sprite_jump,
     "atari100k": atari.atari100k,
     "atari_cpu": atari.atari_cpu,
+    "atari_small": atari.atari_small,
+    "dmc_vision": dmc.dmc_vision,
+    "dmc_small": dmc.dmc_small,
+    "craftax": craftax.craftax,
+    "craftax_small": craftax.craftax_small,
+    "gymnasium": gymnasium.gymnasium,
     "storm_original": storm_original.storm_original,
 }

@@ -1,13 +1,45 @@
-"""Atari presets: the paper's, and one that a CPU can take a thousand steps of."""
+"""Atari presets: the paper's, and what a CPU can try."""
 
 import dataclasses
 
-from worldmodels_jax.training.config import Config, EnvConfig
+from experiments.configs.pixels import small_pixels
+from worldmodels_jax.training.config import Config
+from worldmodels_jax.training.env_config import AtariConfig
+
+# The games of Atari 100k, as in table 5.5.
+GAMES = (
+    "Alien",
+    "Amidar",
+    "Assault",
+    "Asterix",
+    "BankHeist",
+    "BattleZone",
+    "Boxing",
+    "Breakout",
+    "ChopperCommand",
+    "CrazyClimber",
+    "DemonAttack",
+    "Freeway",
+    "Frostbite",
+    "Gopher",
+    "Hero",
+    "Jamesbond",
+    "Kangaroo",
+    "Krull",
+    "KungFuMaster",
+    "MsPacman",
+    "Pong",
+    "PrivateEye",
+    "Qbert",
+    "RoadRunner",
+    "Seaquest",
+    "UpNDown",
+)
 
 
 def atari100k() -> Config:
     """GIT-STORM on Atari 100k with the paper's sizes; made for a GPU, not run here."""
-    return Config(preset="atari100k", env=EnvConfig(name="atari/Pong"))
+    return Config(preset="atari100k", env=AtariConfig())
 
 
 def atari_cpu() -> Config:
@@ -31,4 +63,13 @@ def atari_cpu() -> Config:
             checkpoint_every=250,
             evaluation_episodes=1,
         ),
+    )
+
+
+def atari_small() -> Config:
+    """A small GIT-STORM on Atari Boxing, to see it learn on a CPU within an hour."""
+    return dataclasses.replace(
+        small_pixels(),
+        preset="atari_small",
+        env=AtariConfig(game="Boxing", num_envs=2),
     )

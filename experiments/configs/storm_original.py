@@ -2,14 +2,15 @@
 
 from worldmodels_jax.agents.actor_critic import ActorCriticConfig
 from worldmodels_jax.models.git_storm import GitStormConfig
-from worldmodels_jax.training.config import Config, EnvConfig, TrainingConfig
+from worldmodels_jax.training.config import Config, TrainingConfig
+from worldmodels_jax.training.env_config import AtariConfig
 
 
 def storm_original() -> Config:
     """STORM as its public code runs it, on Atari; not run here."""
     return Config(
         preset="storm_original",
-        env=EnvConfig(name="atari/Pong", sticky_actions=0.25, max_noops=0),
+        env=AtariConfig(sticky_actions=0.25, max_noops=0),
         model=GitStormConfig(prior="mlp", cross_episode_attention=True, acting_latent="prior"),
         agent=ActorCriticConfig(
             critic_regulariser="ema_return", bootstrap="current", mask_after_end=False

@@ -13,8 +13,10 @@ from experiments.configs.small import debug
 from worldmodels_jax import envs
 from worldmodels_jax.training.checkpoint import abstract, open_checkpoints
 from worldmodels_jax.training.config import Config
+from worldmodels_jax.training.load import CHECKPOINTS
 from worldmodels_jax.training.online import Loop, LoopState, make_loop
-from worldmodels_jax.training.run import CHECKPOINTS, build, train
+from worldmodels_jax.training.parts import build
+from worldmodels_jax.training.run import train
 from worldmodels_jax.types import PyTree
 
 

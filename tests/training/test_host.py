@@ -10,8 +10,11 @@ import pytest
 from worldmodels_jax.config import apply_overrides
 from worldmodels_jax.training.checkpoint import open_checkpoints
 from worldmodels_jax.training.config import Config
+from worldmodels_jax.training.env_config import AtariConfig
 from worldmodels_jax.training.host import make_host_loop
-from worldmodels_jax.training.run import CHECKPOINTS, build, host_env, load, train
+from worldmodels_jax.training.load import CHECKPOINTS
+from worldmodels_jax.training.parts import build
+from worldmodels_jax.training.run import load, train
 
 pytest.importorskip("ale_py")
 
@@ -19,12 +22,12 @@ pytest.importorskip("ale_py")
 @pytest.fixture(scope="module")
 def pong(config: Config) -> Config:
     overrides = {
-        "env.name": "atari/Pong",
         "model.channels": "4,4,4,4",
         "training.steps": "80",
         "training.checkpoint_every": "40",
         "training.warmup": "20",
     }
+    config = dataclasses.replace(config, env=AtariConfig(num_envs=2))
     return apply_overrides(config, overrides)
 
 
@@ -50,13 +53,14 @@ def test_an_atari_run_resumes_to_the_bit(
 def test_the_replay_holds_what_the_emulator_showed(pong: Config) -> None:
     import jax
 
-    env = host_env(pong, num_envs=2, seed=0, evaluation=False)
-    loop = make_host_loop(env, build(pong).halves, chunk=6)
-    state, _ = loop.run(loop.init(jax.random.key(0)))
+    parts = build(pong)
+    env = parts.open_host(2, 0, False)
+    loop = make_host_loop(env, parts.halves)
+    state, _ = loop.run(loop.init(0), 6)
     stored = jax.tree.map(lambda x: np.asarray(x[:, :6]), state.replay.storage)
     env.close()
 
-    again = host_env(pong, num_envs=2, seed=0, evaluation=False)
+    again = parts.open_host(2, 0, False)
     time_step = again.reset()
     for i in range(6):
         np.testing.assert_array_equal(stored.observation[:, i], time_step.observation)

@@ -13,8 +13,10 @@ import pytest
 from experiments import evaluate, imagine
 from worldmodels_jax.agents.acting import make_actor
 from worldmodels_jax.config import apply_overrides
+from worldmodels_jax.training import parts
 from worldmodels_jax.training import run as run_lib
-from worldmodels_jax.training.config import Config, EnvConfig, TrainingConfig
+from worldmodels_jax.training.config import Config, TrainingConfig
+from worldmodels_jax.training.env_config import AtariConfig, EnvConfig
 from worldmodels_jax.training.host import make_host_loop
 from worldmodels_jax.training.learner import Learner, TrainState, Updates
 from worldmodels_jax.training.online import make_halves
@@ -75,12 +77,11 @@ def walks(monkeypatch: pytest.MonkeyPatch) -> list[Walk]:
     """Every environment that is made, in order."""
     monkeypatch.setattr(Walk, "opened", [], raising=False)
 
-    def host_env(config: Config, *, num_envs: int, seed: int, evaluation: bool) -> Walk:
-        del config, evaluation
+    def open_host(num_envs: int, seed: int, evaluation: bool) -> Walk:
+        del evaluation
         return Walk(num_envs, seed)
 
-    for module in (run_lib, evaluate, imagine):
-        monkeypatch.setattr(module, "host_env", host_env)
+    monkeypatch.setattr(parts, "environment", lambda config: open_host)
     return Walk.opened
 
 
@@ -88,13 +89,13 @@ def walks(monkeypatch: pytest.MonkeyPatch) -> list[Walk]:
 def walking(config: Config) -> Config:
     """Learning is switched off: what is tested is what surrounds it."""
     overrides = {
-        "env.name": "atari/Walk",
         "model.prior": "mlp",
         "training.world_model_ratio": "0",
         "training.agent_ratio": "0",
         "training.steps": "120",
         "training.checkpoint_every": "40",
     }
+    config = dataclasses.replace(config, env=AtariConfig(game="Walk", num_envs=2))
     return apply_overrides(config, overrides)
 
 
@@ -128,9 +129,9 @@ def test_the_replay_is_what_the_environment_showed_and_was_told(walks: list[Walk
         ),
     )
     env = Walk(3, seed=0)
-    loop = make_host_loop(env, make_halves(config, SPEC, updates, actor), chunk=10)
-    state, history = loop.run(loop.init(jax.random.key(0)))
-    state, later = loop.run(state)
+    loop = make_host_loop(env, make_halves(config, SPEC, updates, actor))
+    state, history = loop.run(loop.init(0), 10)
+    state, later = loop.run(state, 10)
     assert len(env.log) == 21  # a reset and 20 steps
     shown = TimeStep(*(np.stack(values, axis=1) for values in zip(*env.log, strict=True)))
 

@@ -65,7 +65,7 @@ def test_a_crash_after_a_checkpoint_leaves_one_history(
 def test_what_may_change_changes_and_is_written_down(config: Config, trained: Path) -> None:
     longer = _with(config, steps=200, checkpoint_every=40, keep_checkpoints=1)
     train(longer, trained)
-    assert read_config(trained) == (longer, 0, 1)
+    assert read_config(trained) == (longer, 0, 1, None)
     assert [path.name for path in (trained / "checkpoints").iterdir()] == ["200"]
     shorter = _with(longer, steps=100)
     train(shorter, trained)
@@ -116,7 +116,7 @@ def test_an_empty_directory_may_become_a_run(config: Config, tmp_path: Path) -> 
     no_updates = _with(config, steps=50, world_model_ratio=0.0, agent_ratio=0.0)
     train(no_updates, tmp_path, report=lambda step, metrics: reported.append(step))
     assert reported == [40, 80]  # whole chunks
-    assert read_config(tmp_path) == (no_updates, 0, 1)
+    assert read_config(tmp_path) == (no_updates, 0, 1, None)
     assert load(tmp_path).step == 80
 
 

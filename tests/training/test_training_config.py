@@ -7,7 +7,7 @@ import pytest
 from experiments.configs import PRESETS
 from worldmodels_jax.config import apply_overrides
 from worldmodels_jax.training.config import Config, updates_per_iteration, validate
-from worldmodels_jax.training.run import build
+from worldmodels_jax.training.parts import build
 
 
 @pytest.mark.parametrize("name", sorted(PRESETS))
@@ -47,7 +47,6 @@ def test_what_does_not_fit_is_named_with_its_remedy(
     ("overrides", "message"),
     [
         ({"env.name": "Ctach-bsuite"}, "Catch-bsuite"),
-        ({"env.name": "atari/Pnog"}, "Pong"),
         ({"model.channels": "8,8,8,8,8"}, r"10x5 is too small for an encoder of 5 levels"),
         ({"model.heads": "3"}, r"model\.width=16 is not a multiple of model\.heads=3"),
         ({"model.num_tokens": "5"}, r"num_tokens=5.*model\.width=16"),

@@ -3,32 +3,13 @@
 import dataclasses
 import math
 from fractions import Fraction
+from typing import Literal
 
 from worldmodels_jax.agents.actor_critic import ActorCriticConfig
 from worldmodels_jax.models.git_storm import GitStormConfig
+from worldmodels_jax.training.env_config import AnyEnvConfig, EnvConfig
 
 _LONGEST_CYCLE = 10_000  # iterations after which a ratio's pattern of updates repeats
-
-
-@dataclasses.dataclass(frozen=True)
-class EnvConfig:
-    """The environment.
-
-    Attributes:
-      name: a gymnax id, SpriteJump, or atari/<Game>.
-      num_envs: E, environments stepped together.
-      max_episode_steps: agent steps after which an episode is truncated; none keeps the suite's.
-      sticky_actions: Atari, probability that the last action is repeated on a raw frame.
-      max_noops: Atari, up to this many no-ops after a reset.
-      life_loss: Atari, a lost life counts as termination for learning (never in evaluation).
-    """
-
-    name: str = "Catch-bsuite"
-    num_envs: int = 1
-    max_episode_steps: int | None = None
-    sticky_actions: float = 0.0
-    max_noops: int = 30
-    life_loss: bool = True
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,13 +71,16 @@ class Config:
       model: the world model.
       agent: the behaviour learner.
       training: the loop.
+      precision: of the computation. bf16 is made for GPU and TPU (a CPU gains nothing by it);
+        parameters, losses, softmax and statistics are float32 in either.
     """
 
     preset: str = "custom"
-    env: EnvConfig = EnvConfig()
+    env: AnyEnvConfig = EnvConfig()
     model: GitStormConfig = GitStormConfig()
     agent: ActorCriticConfig = ActorCriticConfig()
     training: TrainingConfig = TrainingConfig()
+    precision: Literal["float32", "bf16"] = "float32"
 
 
 def updates_per_iteration(ratio: float, num_envs: int) -> Fraction:
@@ -118,6 +102,8 @@ def validate(config: Config) -> None:
     t, rows, num_envs = config.training, config.model.max_length, config.env.num_envs
     if num_envs < 1:
         raise ValueError(f"env.num_envs={num_envs} must be at least 1.")
+    if not isinstance(config.env, EnvConfig) and config.env.workers < 0:
+        raise ValueError(f"env.workers={config.env.workers} must be 0 (no processes) or more.")
     for name, value in dataclasses.asdict(t).items():
         may_be_zero = name in ("warmup", "world_model_ratio", "agent_ratio")
         if value < 0 or (value == 0 and not may_be_zero):

@@ -1,0 +1,173 @@
+"""Loading a run: to act, evaluate, dream, or go on from it."""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+
+from worldmodels_jax import envs
+from worldmodels_jax.config import from_dict
+from worldmodels_jax.training.checkpoint import CheckpointError, abstract, open_checkpoints
+from worldmodels_jax.training.config import Config
+from worldmodels_jax.training.learner import TrainState, make_updates
+from worldmodels_jax.training.online import SEED_AXES
+from worldmodels_jax.training.parts import EnvSource, Parts, build
+from worldmodels_jax.types import Environment, Record, TimeStep
+
+CONFIG_FILE = "config.json"
+CHECKPOINTS = "checkpoints"
+
+
+class SavedConfig(NamedTuple):
+    """What ``config.json`` of a run says.
+
+    Attributes:
+      config: of the run.
+      seed: its first seed.
+      num_seeds: S.
+      own_environment: name of the environment that was handed to ``train``, if one was.
+    """
+
+    config: Config
+    seed: int
+    num_seeds: int
+    own_environment: str | None = None
+
+
+def read_config(directory: Path) -> SavedConfig:
+    """The config of a run, its first seed and the number of seeds.
+
+    Raises:
+      CheckpointError: if the directory holds no run.
+    """
+    path = directory / CONFIG_FILE
+    if not path.exists():
+        raise CheckpointError(
+            f"{directory} holds no run (no {CONFIG_FILE}): give --run the directory that a "
+            "training command printed, e.g. runs/catch."
+        )
+    try:
+        saved = json.loads(path.read_text())
+        return SavedConfig(**{**saved, "config": from_dict(Config, saved["config"])})
+    except (ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(
+            f"{path} is not a config this version can read ({error}): it was damaged or written by "
+            "another version. Nothing was changed; start a new run in another --run directory."
+        ) from error
+
+
+@dataclasses.dataclass(frozen=True)
+class LoadedRun:
+    """A trained run: its parts and what it learned. See ``load``."""
+
+    directory: Path
+    config: Config
+    seed: int
+    step: int
+    parts: Parts
+    train: TrainState
+
+    @property
+    def env(self) -> Environment:
+        """E=1 environment with auto-reset: ``reset(key)``, ``step(state, action, key)``.
+
+        Raises:
+          ValueError: for environments that are stepped by the host.
+        """
+        if self.parts.env is None:
+            raise ValueError(
+                f"{self.parts.spec.name} is stepped by the host: open it with "
+                "run.parts.open_host(num_envs, seed, evaluation)."
+            )
+        return envs.batch(envs.auto_reset(self.parts.env), 1)
+
+    def memory(self, num_envs: int = 1) -> Record:
+        """An empty memory, to be handed to ``act``."""
+        return self.parts.actor.init(num_envs)
+
+    def act(self, memory: Record, time_step: TimeStep, key: jax.Array) -> tuple[Record, jax.Array]:
+        """Choose actions ``(E, ...)`` at time steps ``(E, ...)``; pure, fit for jit and scan."""
+        actor = self.parts.actor
+        memory = actor.push(memory, time_step)
+        action = self.choose(memory, key)
+        return actor.record_action(memory, action), action
+
+    def choose(self, memory: Record, key: jax.Array, *, greedy: bool = False) -> jax.Array:
+        """Actions for a memory whose newest record is the current time step."""
+        act = self.parts.actor.act_greedy if greedy else self.parts.actor.act
+        variables = self.train.world_model.variables, self.train.agent.variables
+        return act(*variables, memory, key)
+
+
+def load(
+    directory: str | Path,
+    *,
+    seed: int | None = None,
+    step: int | None = None,
+    env: EnvSource | None = None,
+) -> LoadedRun:
+    """Load a checkpoint of a run, to act, evaluate or dream with it.
+
+    Args:
+      directory: of the run.
+      seed: which of its seeds; by default the first.
+      step: which of its checkpoints, in agent steps; by default the newest.
+      env: the environment of the caller's own that it was trained with, if it was.
+
+    Raises:
+      CheckpointError: if there is no run, no checkpoint, no such seed or step, or a damaged one.
+    """
+    directory = Path(directory)
+    config, first, count, own_environment = read_config(directory)
+    if own_environment is not None and env is None:
+        raise CheckpointError(
+            f"{directory} was trained in an environment of your own, {own_environment!r}, which a "
+            "command cannot make again: call worldmodels_jax.training.run.load(directory, env=...)."
+        )
+    index = 0 if seed is None else seed - first
+    if not 0 <= index < count:
+        raise CheckpointError(
+            f"{directory} holds seeds {first}..{first + count - 1}, not seed {seed}."
+        )
+    parts = build(config, env)
+    checkpoints = open_checkpoints(directory / CHECKPOINTS, read_only=True)
+    try:
+        steps = checkpoints.steps()
+        if not steps:
+            raise CheckpointError(
+                f"{directory} holds no finished checkpoint yet: train for at least "
+                f"training.checkpoint_every={config.training.checkpoint_every} steps."
+            )
+        if step not in (None, *steps):
+            raise CheckpointError(
+                f"{directory} holds checkpoints at steps {', '.join(map(str, steps))}, "
+                f"not at {step}."
+            )
+        step = steps[-1] if step is None else step
+        updates = make_updates(config.training, parts.world_model, parts.agent)
+        like = jax.eval_shape(updates.init, jax.random.key(0))
+        if count > 1:
+            like = jax.tree.map(lambda x: jax.ShapeDtypeStruct((count, *x.shape), x.dtype), like)
+        state = checkpoints.restore_train(step, abstract(like))
+    finally:
+        checkpoints.close()
+    if count > 1:
+        state = select_seed(state, index)
+    return LoadedRun(directory, config, first + index, step, parts, state)
+
+
+def saved_steps(directory: Path) -> list[int]:
+    """Agent steps of a run's finished checkpoints, oldest first."""
+    checkpoints = open_checkpoints(directory / CHECKPOINTS, read_only=True)
+    try:
+        return checkpoints.steps()
+    finally:
+        checkpoints.close()
+
+
+def select_seed(train: TrainState, index: int) -> TrainState:
+    """One seed of a train state with a leading seed axis."""
+    assert SEED_AXES.train == 0
+    return jax.tree.map(lambda x: x[index], train)
