@@ -1,12 +1,16 @@
 """What the entry points share: flags, presets, the compilation cache, errors without tracebacks."""
 
+import contextlib
+import gc
+import logging
 import os
+import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import jax
-from absl import app, logging
+from absl import app
 
 from experiments.configs import PRESETS
 from worldmodels_jax.config import ConfigError, apply_overrides, describe, split_flags
@@ -36,12 +40,67 @@ def make_config(preset: str, overrides: dict[str, str]) -> Config:
     return apply_overrides(PRESETS[preset](), overrides)
 
 
-def run_app(main: Callable[[dict[str, str]], None], *, fields: bool = False) -> None:
+@contextlib.contextmanager
+def stop_signals() -> Iterator[Callable[[], bool]]:
+    """Turn SIGTERM, and a first Ctrl-C, into a request to stop, which the value tells.
+
+    A scheduler that ends a job sends SIGTERM some seconds before it kills. A second Ctrl-C
+    interrupts at once.
+    """
+    asked: list[int] = []
+
+    def ask(number: int, frame: object) -> None:
+        del frame
+        if number == signal.SIGINT and asked:
+            raise KeyboardInterrupt
+        asked.append(number)
+        # Not print: a signal may come in the middle of one, which cannot be entered twice.
+        note = f"\n{signal.Signals(number).name}: saving a checkpoint, then stopping\n"
+        with contextlib.suppress(OSError):
+            os.write(2, note.encode())
+
+    before = {number: signal.signal(number, ask) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield lambda: bool(asked)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def quiet_saves() -> Iterator[None]:
+    """Leave to exceptions what orbax has to say of its saves.
+
+    It logs every step of every save; where one fails, on a full disk, the reads and writes that its
+    threads leave behind fill the terminal with errors that nobody can catch.
+    """
+    loggers = [logging.getLogger(name) for name in ("absl", "asyncio")]
+    levels, report = [logger.level for logger in loggers], sys.unraisablehook
+
+    def report_others(unraisable: "sys.UnraisableHookArgs") -> None:
+        if str(unraisable.exc_value) != "Event loop is closed":
+            report(unraisable)
+
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL)
+    sys.unraisablehook = report_others
+    try:
+        yield
+    finally:
+        gc.collect()  # what was left behind reports when it is collected
+        sys.unraisablehook = report
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+def run_app(main: Callable[..., None], *, fields: bool = False, positional: bool = False) -> None:
     """Parse flags and run an entry point.
 
     Args:
-      main: takes the overrides given as ``--config.path=value``.
+      main: takes the overrides given as ``--config.path=value`` and, with ``positional``, the list
+        of the other arguments.
       fields: whether the program takes such overrides; ``--help`` then lists them.
+      positional: whether it takes arguments that are no flags.
     """
     module = sys.modules["__main__"]
     if fields:
@@ -65,13 +124,18 @@ def run_app(main: Callable[[dict[str, str]], None], *, fields: bool = False) -> 
         return app.parse_flags_with_usage(rest)
 
     def guarded(argv: Sequence[str]) -> None:
-        if len(argv) > 1:
+        if len(argv) > 1 and not positional:
             raise app.UsageError(f"unexpected arguments: {' '.join(argv[1:])}")
         use_compilation_cache()
-        logging.set_verbosity(logging.ERROR)  # orbax reports every step of every save
-        try:
-            main(overrides)
-        except (ValueError, CheckpointError, NonFiniteLossError, ImportError, OSError) as error:
-            sys.exit(f"error: {error}")
+        message = None
+        with quiet_saves():
+            try:
+                main(overrides, *([list(argv[1:])] if positional else []))
+            except (ValueError, CheckpointError, NonFiniteLossError, ImportError, OSError) as error:
+                message = f"error: {error}"
+            except KeyboardInterrupt:
+                message = "interrupted"
+        if message:
+            sys.exit(message)
 
     app.run(guarded, flags_parser=parse)

@@ -1,7 +1,9 @@
 """The entry points in this process: cases for which a program each would take too long."""
 
 import json
+import logging
 import re
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -80,14 +82,15 @@ def test_vector_observations_have_scores_but_no_pictures(start: Callable, tmp_pa
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--config=ctach"], "unknown preset --config=ctach: choose one of .*, catch, debug"),
+        (["--config=ctach"], "unknown preset --config=ctach: choose one of .*, catch, .*, debug"),
         (["--config.training.steps=many"], r"training\.steps='many' is ill-typed; expected int"),
         (["--config.env.name=Ctach-bsuite"], "Catch-bsuite"),
         (["--config.model.prior"], r"--config\.model\.prior has no value; write"),
         (["--config.model.priro=mlp"], r"'model\.priro'; did you mean 'model\.prior'\?"),
         (["--config.model=mlp"], r"'model' is a section"),
         (["--config.training.agent_ratio=inf"], r"training\.agent_ratio=inf is no number"),
-        (["--config.env.name=atari/Pnog"], "Pong"),
+        (["--config=atari_cpu", "--config.env.game=Pnog"], "Pong"),
+        (["--config=atari_cpu", "--config.env.name=atari/Pong"], r"no config field 'env\.name'"),
         (["--run=."], r"\. exists and holds no run of this library"),
         (["--run=/dev/null"], "/dev/null exists and holds no run of this library"),
         (["--run=/dev/null/run"], "Not a directory: '/dev/null/run"),
@@ -126,6 +129,56 @@ def test_a_wrong_flag_shows_no_traceback(
     captured = capfd.readouterr()
     assert message in captured.err + captured.out
     assert "Traceback" not in captured.err
+
+
+def test_the_first_signal_asks_and_the_second_ctrl_c_interrupts(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Signals come while a progress bar is being printed: they must not print into it."""
+
+    class Busy:
+        def write(self, text: str) -> None:
+            raise RuntimeError("reentrant call")
+
+    before = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
+    with common.stop_signals() as should_stop:
+        monkeypatch.setattr(sys, "stderr", Busy())
+        assert not should_stop()
+        signal.raise_signal(signal.SIGTERM)
+        assert should_stop()
+        signal.raise_signal(signal.SIGTERM)  # impatient schedulers send it again
+    with common.stop_signals() as should_stop:
+        signal.raise_signal(signal.SIGINT)
+        assert should_stop()
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+    monkeypatch.undo()
+    assert before == [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
+    said = capfd.readouterr().err.split("\n")
+    assert [line for line in said if line] == [
+        f"SIG{name}: saving a checkpoint, then stopping" for name in ("TERM", "TERM", "INT")
+    ]
+
+
+def test_an_interrupted_program_shows_no_traceback(
+    start: Callable, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def program(overrides: dict[str, str]) -> None:
+        signal.raise_signal(signal.SIGINT)
+
+    assert start(program) == "interrupted"
+    assert "Traceback" not in capfd.readouterr().err
+
+
+def test_a_lost_worker_is_heard_of_and_the_steps_of_a_save_are_not(
+    start: Callable, caplog: pytest.LogCaptureFixture
+) -> None:
+    def program(overrides: dict[str, str]) -> None:
+        logging.getLogger("absl").error("step 3 of a save")
+        logging.getLogger("worldmodels_jax.envs.host_vector").warning("the worker was killed")
+
+    assert start(program) is None
+    assert caplog.messages == ["the worker was killed"]
 
 
 def test_evaluate_finds_no_run(start: Callable, tmp_path: Path) -> None:

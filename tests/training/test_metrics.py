@@ -2,6 +2,8 @@
 
 import json
 import math
+import re
+import resource
 import struct
 from pathlib import Path
 from typing import Any
@@ -10,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from tensorboardX.proto import event_pb2
+from tensorboardX.record_writer import RecordWriter
 
 from worldmodels_jax.training import metrics as metrics_lib
 
@@ -59,6 +62,53 @@ def test_a_row_can_be_read_while_the_run_goes_on(tmp_path: Path) -> None:
     assert row["step"] == 1
     assert row["x"] == 2.0
     assert not (tmp_path / "tensorboard").exists()
+
+
+def test_event_files_are_framed_as_tensorboardx_frames_them(tmp_path: Path) -> None:
+    with metrics_lib.open_writer(tmp_path) as writer:
+        writer.write(3, {"x": 2.0, "y": 0.1})
+    (path,) = (tmp_path / "tensorboard").iterdir()
+    (events,) = _events(path.parent)
+    assert events[0].file_version == "brain.Event:2"
+    assert [value[:2] for value in _scalars(events)] == [(3, "x"), (3, "y")]
+    theirs = RecordWriter(str(tmp_path / "theirs"))
+    for event in events:
+        theirs.write(event.SerializeToString())
+    theirs.close()
+    assert path.read_bytes() == (tmp_path / "theirs").read_bytes()
+
+
+@pytest.mark.parametrize(("tensorboard", "full"), [(False, "metrics.jsonl"), (True, "tensorboard")])
+def test_a_full_disk_is_named_and_the_rows_before_it_stay(
+    tmp_path: Path, tensorboard: bool, full: str
+) -> None:
+    """A limit on the size of files stands for the disk. Events take more room than rows."""
+    message = rf"File too large: {tmp_path}/{full} cannot be written.* make room, and the same"
+    limits, errors = resource.getrlimit(resource.RLIMIT_FSIZE), []
+    with metrics_lib.open_writer(tmp_path, tensorboard=tensorboard) as writer:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
+        try:
+            for step in range(40):  # many failures, too: a thread's full queue would hang
+                try:
+                    writer.write(step, {"loss": 0.5, "return": 0.5})
+                except OSError as error:
+                    errors.append((step, str(error)))
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    first = errors[0][0]
+    assert [step for step, _ in errors] == list(range(first, 40))
+    assert 5 < first < 30
+    assert re.search(message, errors[0][1])
+    rows = metrics_lib.read_metrics(tmp_path / "metrics.jsonl")
+    assert [row["step"] for row in rows[:first]] == list(range(first))
+    assert (tmp_path / "metrics.jsonl").read_bytes().endswith(b"}\n")  # no half row either
+    if tensorboard:
+        (events,) = _events(tmp_path / "tensorboard")
+        assert _scalars(events)[-1] == (first - 1, "return", 0.5)
+    with metrics_lib.open_writer(tmp_path, step=3, tensorboard=tensorboard) as writer:
+        writer.write(4, {"loss": 0.25})
+    rows = metrics_lib.read_metrics(tmp_path / "metrics.jsonl")
+    assert [row["step"] for row in rows] == [0, 1, 2, 3, 4]
 
 
 def test_read_metrics_turns_null_into_nan(tmp_path: Path) -> None:

@@ -19,3 +19,13 @@ def masked_mean(x: jax.Array, mask: jax.Array, axis_name: str | None = None) -> 
     weight = mask.astype(x.dtype)
     total = pmean(jax.lax.stop_gradient(weight.sum()), axis_name)
     return (x * weight).sum() / jnp.maximum(total, 1e-8)
+
+
+def psum(x: jax.Array, axis_name: str | None) -> jax.Array:
+    """Sum over the mapped axis; the identity if there is none."""
+    return x if axis_name is None else jax.lax.psum(x, axis_name)
+
+
+def per_device(key: jax.Array, axis_name: str | None) -> jax.Array:
+    """A key of each device's own, from one that all have; the identity if there is no axis."""
+    return key if axis_name is None else jax.random.fold_in(key, jax.lax.axis_index(axis_name))

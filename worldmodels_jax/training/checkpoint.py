@@ -6,10 +6,15 @@ and ``extra`` (JSON: the state of host environments).
 """
 
 import json
+import os
+import re
+import shutil
+import zlib
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 import tensorstore
 
@@ -17,9 +22,11 @@ from worldmodels_jax.training.learner import TrainState
 from worldmodels_jax.training.online import LoopState
 from worldmodels_jax.types import PyTree
 
+_BYTES_PER_ARRAY = 2048  # its name, shape and placement, which orbax writes several times
+
 
 class CheckpointError(RuntimeError):
-    """A checkpoint that is missing, damaged or of another run."""
+    """A checkpoint that is missing, damaged, of another run, or that cannot be written."""
 
 
 class Checkpoints(NamedTuple):
@@ -38,14 +45,62 @@ class Checkpoints(NamedTuple):
           step: agent steps; must be new.
           state: the loop's state.
           extra: JSON-safe.
+
+        Raises:
+          CheckpointError: if there is no room for it, or it or the one before cannot be written.
+            What was saved before stays.
         """
-        self.manager.save(
-            step,
-            args=ocp.args.Composite(
-                train=ocp.args.StandardSave(state.train),
-                loop=ocp.args.StandardSave(state._replace(train=())),  # type: ignore[arg-type]
-                extra=ocp.args.JsonSave(extra),
-            ),
+        self._wait()
+        # A full disk is found out beforehand where that is possible: what orbax's threads leave
+        # behind when a write fails fills the terminal with lines that nobody can catch.
+        free = shutil.disk_usage(self.manager.directory).free
+        needed = _room_needed(state, free) + len(json.dumps(extra))
+        if needed > free:
+            raise self._unwritten(step, f"it takes up to {_size(needed)}")
+        try:
+            self.manager.save(
+                step,
+                args=ocp.args.Composite(
+                    train=ocp.args.StandardSave(state.train),
+                    loop=ocp.args.StandardSave(state._replace(train=())),  # type: ignore[arg-type]
+                    extra=ocp.args.JsonSave(extra),
+                ),
+            )
+        except Exception as error:
+            raise self._unwritten(step, _system_reason(error)) from error
+
+    def check(self) -> None:
+        """Raise what went wrong in the last save, if that is over; wait for nothing.
+
+        Raises:
+          CheckpointError: if it could not be written.
+        """
+        if not self.manager.is_saving_in_progress():
+            self._wait()
+
+    def _wait(self) -> None:
+        try:
+            self.manager.wait_until_finished()
+        except Exception as error:  # of a dozen kinds, as when reading
+            raise self._unwritten(None, _system_reason(error)) from error
+
+    def _unwritten(self, step: int | None, reason: str) -> CheckpointError:
+        """Remove what there is of a checkpoint, and say what is left."""
+        directory = Path(self.manager.directory)
+        for partial in directory.glob("*.orbax-checkpoint-tmp*"):
+            shutil.rmtree(partial, ignore_errors=True)
+        free = _size(shutil.disk_usage(directory).free)
+        self.manager.reload()  # it has forgotten those that the failed one would have replaced
+        whole = self.steps()
+        remedy = (
+            f"The checkpoint at step {whole[-1]} is whole: the same command goes on from it"
+            if whole
+            else "There is no earlier one: the same command starts anew"
+        )
+        which = "a checkpoint" if step is None else f"the checkpoint at step {step}"
+        return CheckpointError(
+            f"cannot write {which} to {directory} ({reason}; {free} are free there). {remedy}, "
+            "once there is room."
         )
 
     def restore(self, step: int, like: LoopState) -> tuple[LoopState, dict[str, Any]]:
@@ -91,16 +146,24 @@ class Checkpoints(NamedTuple):
                 if older
                 else "there is no older one: start a new run with another --run directory"
             )
-            reason = str(error).strip().splitlines() or [type(error).__name__]
             raise CheckpointError(
                 f"cannot read the checkpoint {path}: it is damaged or was written by another "
-                f"version of this library ({reason[0][:200]}). Nothing was changed; {remedy}."
+                f"version of this library ({_reason(error)}). Nothing was changed; {remedy}."
             ) from error
 
     def close(self) -> None:
-        """Wait for the save in flight and release the directory."""
-        self.manager.wait_until_finished()
-        self.manager.close()
+        """Wait for the save in flight and release the directory.
+
+        Raises:
+          CheckpointError: if it could not be written.
+        """
+        try:
+            self._wait()
+        finally:
+            try:
+                self.manager.close()
+            except Exception as error:
+                raise self._unwritten(None, _system_reason(error)) from error
 
 
 def open_checkpoints(directory: Path, *, keep: int = 2, read_only: bool = False) -> Checkpoints:
@@ -145,6 +208,35 @@ def abstract(tree: PyTree) -> PyTree:
         return x if x.sharding is not None else x.update(sharding=here)
 
     return jax.tree.map(leaf, tree)
+
+
+def _reason(error: BaseException) -> str:
+    """The first line of an error, which may be long."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return lines[0][:200]
+
+
+def _system_reason(error: BaseException) -> str:
+    """What the operating system said, which tensorstore puts at the end of a long line."""
+    code = re.search(r"os_error_code='(\d+)'", str(error))
+    return os.strerror(int(code[1])) if code else _reason(error)
+
+
+def _size(count: int) -> str:
+    return f"{count / 1e6:,.1f} MB"
+
+
+def _room_needed(state: LoopState, free: int) -> int:
+    """Bytes that a checkpoint may take; compressed as orbax does if it would not fit as it is."""
+    leaves = [
+        jax.random.key_data(x) if jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key) else x
+        for x in jax.tree.leaves(state)
+    ]
+    names = _BYTES_PER_ARRAY * len(leaves)
+    plain = names + sum(x.nbytes for x in leaves)
+    if plain <= free or not all(x.is_fully_addressable for x in leaves):
+        return plain
+    return names + sum(len(zlib.compress(np.asarray(x).tobytes(), 1)) for x in leaves)
 
 
 def _check_arrays(item: Path) -> None:

@@ -4,22 +4,30 @@ A run's history is ``metrics.jsonl``, one JSON object per write, and the same nu
 events. A resumed run continues both from its checkpoint's step and leaves no second history.
 """
 
+import contextlib
+import errno
 import json
 import math
+import socket
+import struct
 import time
 from collections.abc import Callable, Iterator, Mapping
+from io import SEEK_END, FileIO
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple
 
 import numpy as np
-import tensorboardX
+from tensorboardX.proto.event_pb2 import Event, SessionLog
+from tensorboardX.record_writer import masked_crc32c
+from tensorboardX.summary import scalar
 
 from worldmodels_jax.files import replacing
 
 METRICS_FILE = "metrics.jsonl"
 TENSORBOARD_DIRECTORY = "tensorboard"
 _RESERVED = ("step", "time")
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class NonFiniteLossError(FloatingPointError):
@@ -29,10 +37,10 @@ class NonFiniteLossError(FloatingPointError):
 class MetricWriter(NamedTuple):
     """An open metric history. A context manager, too: leaving it closes it.
 
-    ``write(step, metrics)`` appends one row of scalars, which has left the process when it returns
-    (the TensorBoard events follow within two minutes or on ``close()``). A non-finite value is null
-    in the file and no event. ValueError is raised for a value that is not a scalar, for the names
-    "step" and "time", and after ``close()``.
+    ``write(step, metrics)`` appends one row of scalars, which has left the process when it returns.
+    A non-finite value is null in the file and no event. ValueError is raised for a value that is
+    not a scalar, for the names "step" and "time", and after ``close()``; OSError, which names the
+    file and the remedy, where the disk is full: the earlier rows stay.
     """
 
     write: Callable[[int, Mapping[str, float]], None]
@@ -65,31 +73,54 @@ def open_writer(directory: Path, *, step: int = 0, tensorboard: bool = True) -> 
 
     Raises:
       ValueError: a line of ``metrics.jsonl`` before the last is not a row of metrics.
+      OSError: a file cannot be written.
     """
-    directory.mkdir(parents=True, exist_ok=True)
-    path = directory / METRICS_FILE
-    if path.exists():
-        _truncate(path, step)
-    events = _open_events(directory / TENSORBOARD_DIRECTORY, step) if tensorboard else None
-    file = path.open("a", encoding="ascii")
+    path, events_path = directory / METRICS_FILE, directory / TENSORBOARD_DIRECTORY
+    with contextlib.ExitStack() as opened:
+        with writing(path):
+            directory.mkdir(parents=True, exist_ok=True)
+            if path.exists():
+                _truncate(path, step)
+            file = opened.enter_context(path.open("ab", buffering=0))
+        events = None
+        if tensorboard:
+            with writing(events_path):
+                events = opened.enter_context(_open_events(events_path, step))
+        close = opened.pop_all().close
 
     def write(at: int, metrics: Mapping[str, float]) -> None:
         values = {name: _scalar(name, value) for name, value in metrics.items()}
         finite = {name: value for name, value in values.items() if math.isfinite(value)}
         now = time.time()
         row = {"step": int(at), "time": now} | dict.fromkeys(values) | finite
-        file.write(json.dumps(row, allow_nan=False) + "\n")
-        file.flush()
+        line = json.dumps(row, allow_nan=False) + "\n"
+        with writing(path):
+            _append(file, line.encode("ascii"))
         if events is not None:
-            for name, value in finite.items():
-                events.add_scalar(name, value, int(at), walltime=now)
-
-    def close() -> None:
-        file.close()
-        if events is not None:
-            events.close()
+            with writing(events_path):
+                scalars = [scalar(name, value) for name, value in finite.items()]
+                _append(events, *(_record(step=int(at), summary=summary) for summary in scalars))
 
     return MetricWriter(write, close)
+
+
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Adds the path and the remedy to an OSError of a full disk, which may have neither.
+
+    Args:
+      path: what is being written.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _NO_ROOM:
+            raise
+        raise OSError(
+            error.errno,
+            f"{error.strerror}: {path} cannot be written. What it held before is whole: make room, "
+            "and the same command goes on from the last checkpoint",
+        ) from error
 
 
 def read_metrics(path: Path) -> list[dict[str, float]]:
@@ -188,16 +219,50 @@ def _rows(path: Path) -> Iterator[tuple[bytes, dict[str, Any]]]:
 
 def _truncate(path: Path, step: int) -> None:
     kept = b"".join(line + b"\n" for line, row in _rows(path) if row["step"] <= step)
+    if kept == path.read_bytes():
+        return
     with replacing(path) as temporary:
         temporary.write_bytes(kept)
 
 
-def _open_events(directory: Path, step: int) -> Any:
+def _append(file: FileIO, *parts: bytes) -> None:
+    """Writes all of it or nothing."""
+    end = file.seek(0, SEEK_END)
+    try:
+        rest = memoryview(b"".join(parts))
+        while rest:
+            rest = rest[file.write(rest) :]
+    except OSError:
+        file.truncate(end)
+        raise
+
+
+def _record(**fields: Any) -> bytes:
+    """An event as TensorBoard reads it: length, its checksum, the event, its checksum."""
+    event = Event(wall_time=time.time(), **fields).SerializeToString()
+    length = struct.pack("<Q", len(event))
+    checksums = [struct.pack("<I", masked_crc32c(part)) for part in (length, event)]
+    return length + checksums[0] + event + checksums[1]
+
+
+def _open_events(directory: Path, step: int) -> FileIO:
+    """Opens a file of events.
+
+    tensorboardX's own writer has a thread, which a full disk ends; after a few more events a run
+    would wait for it for ever.
+    """
+    directory.mkdir(exist_ok=True)
     earlier = len(list(directory.glob("events.*")))
-    return tensorboardX.SummaryWriter(
-        str(directory),
+    # A file is named by the second it was opened in: two in one second would be one.
+    name = f"events.out.tfevents.{int(time.time())}.{socket.gethostname()}.{earlier:04d}"
+    file = (directory / name).open("wb", buffering=0)
+    head = [_record(file_version="brain.Event:2")]
+    if earlier:
         # TensorBoard drops what is at or after this step, and a row at `step` itself is kept.
-        purge_step=step + 1 if earlier else None,
-        # A file is named by the second it was opened in: two in one second would be one.
-        filename_suffix=f".{earlier:04d}",
-    )
+        head.append(_record(step=step + 1, session_log=SessionLog(status=SessionLog.START)))
+    try:
+        _append(file, *head)
+    except OSError:
+        file.close()
+        raise
+    return file

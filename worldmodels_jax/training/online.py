@@ -14,6 +14,7 @@ import jax.numpy as jnp
 
 from worldmodels_jax.agents.acting import Actor, newest
 from worldmodels_jax.data.replay import Replay, add, init_replay
+from worldmodels_jax.ops.collectives import per_device, psum
 from worldmodels_jax.training.config import Config, updates_per_iteration, warmup_iterations
 from worldmodels_jax.training.learner import TrainState, Updates
 from worldmodels_jax.types import Environment, EnvSpec, Metrics, PyTree, Record, TimeStep
@@ -104,21 +105,35 @@ def _repeat(
     return train, jax.tree.map(lambda x: x.sum(0) / jnp.maximum(due, 1), metrics)
 
 
-def make_halves(config: Config, spec: EnvSpec, updates: Updates, actor: Actor) -> Halves:
-    """Build the pieces of the loop's body for E environments.
+def make_halves(
+    config: Config,
+    spec: EnvSpec,
+    updates: Updates,
+    actor: Actor,
+    *,
+    num_devices: int = 1,
+    axis_name: str | None = None,
+) -> Halves:
+    """Build the pieces of the loop's body for the E environments of a device.
 
     Args:
-      config: the run.
+      config: the run; its sizes are those of all devices together.
       spec: the environment's.
-      updates: the gradient steps.
+      updates: the gradient steps of a device.
       actor: the acting functions.
+      num_devices: over which environments and replay are split.
+      axis_name: the mapped axis of devices. All keys in the state are common to them; what is
+        drawn is each device's own, but for the initial parameters.
     """
-    num_envs = config.env.num_envs
-    capacity = config.training.replay_capacity // num_envs
+    num_envs = config.env.num_envs // num_devices
+    capacity = config.training.replay_capacity // config.env.num_envs
     warmup = warmup_iterations(config)
     ratios = {
-        "world_model": updates_per_iteration(config.training.world_model_ratio, num_envs),
-        "agent": updates_per_iteration(config.training.agent_ratio, num_envs),
+        name: updates_per_iteration(ratio, config.env.num_envs)
+        for name, ratio in (
+            ("world_model", config.training.world_model_ratio),
+            ("agent", config.training.agent_ratio),
+        )
     }
 
     def init(key: jax.Array, env_state: PyTree, time_step: TimeStep) -> LoopState:
@@ -137,6 +152,7 @@ def make_halves(config: Config, spec: EnvSpec, updates: Updates, actor: Actor) -
 
     def decide(state: LoopState) -> tuple[LoopState, jax.Array]:
         key, key_act = jax.random.split(state.key)
+        key_act = per_device(key_act, axis_name)
         context = actor.push(state.context, state.time_step)
         action = jax.lax.cond(
             state.iteration < warmup,
@@ -156,11 +172,12 @@ def make_halves(config: Config, spec: EnvSpec, updates: Updates, actor: Actor) -
         total = jnp.where(fresh, 0.0, state.episode_return + time_step.reward)
         length = jnp.where(fresh, 0, state.episode_length + 1)
         done = time_step.is_last
-        metrics = {
+        sums = {
             "episode/count": done.sum().astype(jnp.float32),
             "episode/return_sum": jnp.where(done, total, 0.0).sum(),
             "episode/length_sum": jnp.where(done, length, 0).sum().astype(jnp.float32),
         }
+        metrics = {name: psum(value, axis_name) for name, value in sums.items()}
         state = state._replace(
             env_state=env_state, time_step=time_step, episode_return=total, episode_length=length
         )
@@ -194,6 +211,7 @@ def make_halves(config: Config, spec: EnvSpec, updates: Updates, actor: Actor) -
             due = jnp.where(state.iteration + 1 >= warmup, whole + due, 0)
 
             step = functools.partial(sample_and_update, state.replay, sample, update)
+            key_update = per_device(key_update, axis_name)
             train, values = _repeat(step, train, key_update, due, math.ceil(ratio))
             metrics |= {f"{name}/{key}": value for key, value in values.items()}
             metrics[f"{name}/updates"] = due.astype(jnp.float32)
@@ -203,23 +221,27 @@ def make_halves(config: Config, spec: EnvSpec, updates: Updates, actor: Actor) -
     return Halves(init, decide, arrive, learn)
 
 
-def make_loop(config: Config, env: Environment, halves: Halves) -> Loop:
+def make_loop(
+    config: Config, env: Environment, halves: Halves, *, axis_name: str | None = None
+) -> Loop:
     """The fully compiled loop of a JAX-native environment.
 
     Args:
       config: the run.
-      env: E environments with auto-reset (``envs.batch(envs.auto_reset(env), E)``).
-      halves: the pieces.
+      env: the E environments of a device with auto-reset
+        (``envs.batch(envs.auto_reset(env), E)``).
+      halves: the pieces, made with the same axis.
+      axis_name: the mapped axis of devices.
     """
 
     def init(key: jax.Array) -> LoopState:
         key_env, key_loop = jax.random.split(key)
-        return halves.init(key_loop, *env.reset(key_env))
+        return halves.init(key_loop, *env.reset(per_device(key_env, axis_name)))
 
     def body(state: LoopState, _: None) -> tuple[LoopState, Metrics]:
         state, action = halves.decide(state)
         key, key_env = jax.random.split(state.key)
-        env_state, time_step = env.step(state.env_state, action, key_env)
+        env_state, time_step = env.step(state.env_state, action, per_device(key_env, axis_name))
         state, episodes = halves.arrive(state._replace(key=key), env_state, time_step)
         state, metrics = halves.learn(state)
         return state, metrics | episodes

@@ -1,39 +1,52 @@
 """A run: a directory that holds a config, checkpoints, metrics and results, and can be resumed."""
 
-import dataclasses
+import contextlib
 import json
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
 
 from worldmodels_jax import envs
-from worldmodels_jax.agents.acting import Actor, make_actor
-from worldmodels_jax.agents.actor_critic import Agent, make_actor_critic
-from worldmodels_jax.config import diff, from_dict, to_dict
+from worldmodels_jax.config import diff, to_dict
 from worldmodels_jax.files import replacing
-from worldmodels_jax.models.git_storm import make_git_storm
-from worldmodels_jax.models.world_model import WorldModel
 from worldmodels_jax.training import metrics as metrics_lib
-from worldmodels_jax.training.checkpoint import CheckpointError, abstract, open_checkpoints
-from worldmodels_jax.training.config import Config, validate
-from worldmodels_jax.training.host import make_host_loop
-from worldmodels_jax.training.learner import TrainState, make_updates
-from worldmodels_jax.training.online import (
-    SEED_AXES,
-    Halves,
-    LoopState,
-    make_halves,
-    make_loop,
-    over_seeds,
+from worldmodels_jax.training.checkpoint import (
+    CheckpointError,
+    Checkpoints,
+    abstract,
+    open_checkpoints,
 )
-from worldmodels_jax.types import Environment, EnvSpec, Record, TimeStep
+from worldmodels_jax.training.config import Config
+from worldmodels_jax.training.host import make_host_loop, restarted
+from worldmodels_jax.training.learner import TrainState
+from worldmodels_jax.training.load import (
+    CHECKPOINTS,
+    CONFIG_FILE,
+    LoadedRun,
+    load,
+    read_config,
+    select_seed,
+)
+from worldmodels_jax.training.online import Halves, LoopState, make_loop, over_seeds
+from worldmodels_jax.training.parallel import (
+    EACH_ENV,
+    DeviceMapping,
+    How,
+    any_process,
+    barrier,
+    is_main_process,
+    make_mapping,
+    with_seeds,
+)
+from worldmodels_jax.training.parts import EnvSource, build
+from worldmodels_jax.types import Environment, HostVector
 
-CONFIG_FILE = "config.json"
-CHECKPOINTS = "checkpoints"
+__all__ = ["LoadedRun", "Report", "load", "read_config", "select_seed", "summarise", "train"]
+
 # What may change between the start of a run and its resumption: how long, how often.
 _RESUMABLE = {
     "training.steps",
@@ -45,62 +58,17 @@ _RESUMABLE = {
 Report = Callable[[int, Mapping[str, float]], None]  # (agent steps done, metrics of the chunk)
 
 
-class Parts(NamedTuple):
-    """The pure functions a config stands for."""
-
-    spec: EnvSpec
-    env: Environment | None  # one environment without auto-reset; None if stepped by the host
-    world_model: WorldModel
-    agent: Agent
-    actor: Actor
-    halves: Halves
-
-
-def host_env(config: Config, *, num_envs: int, seed: int, evaluation: bool) -> envs.AtariVector:
-    """The host environments of a config; evaluation counts whole games, not lives."""
-    e = config.env
-    limit = {} if e.max_episode_steps is None else {"full_episode_frames": 4 * e.max_episode_steps}
-    return envs.make_host(
-        e.name,
-        num_envs,
-        seed,
-        sticky_actions=e.sticky_actions,
-        max_noops=e.max_noops,
-        life_loss_terminal=e.life_loss and not evaluation,
-        **limit,
-    )
-
-
-def build(config: Config) -> Parts:
-    """Assemble environment, world model, agent and loop.
-
-    Raises:
-      ValueError: for fields that do not fit together or an unknown environment.
-    """
-    validate(config)
-    env = None
-    if envs.is_host_env(config.env.name):
-        probe = host_env(config, num_envs=1, seed=0, evaluation=False)
-        spec = probe.spec
-        probe.close()
-    else:
-        limit = config.env.max_episode_steps
-        env = envs.make(config.env.name, **({} if limit is None else {"max_episode_steps": limit}))
-        spec = env.spec
-    world_model = make_git_storm(config.model, spec)
-    agent = make_actor_critic(config.agent, world_model.feature_size, spec)
-    actor = make_actor(world_model, agent, spec, config.training.acting_context)
-    updates = make_updates(config.training, world_model, agent)
-    return Parts(spec, env, world_model, agent, actor, make_halves(config, spec, updates, actor))
-
-
 def train(
     config: Config,
     directory: Path,
     *,
     seed: int = 0,
     num_seeds: int = 1,
+    env: EnvSource | None = None,
+    num_devices: int | None = None,
+    parallel: How = "shard_map",
     report: Report = lambda step, metrics: None,
+    should_stop: Callable[[], bool] = lambda: False,
 ) -> TrainState:
     """Train, or go on training, the run in a directory.
 
@@ -110,96 +78,155 @@ def train(
         ``tensorboard/``.
       seed: of the first seed.
       num_seeds: S; seeds ``seed .. seed + S - 1`` are trained at once, mapped over a leading axis.
-      report: called after every chunk.
+      env: an environment of the caller's own, in place of the one that ``config.env`` names: pure
+        functions, or ``(num_envs, seed, evaluation) -> HostVector``.
+      num_devices: over which environments, batches and dreams are split; one by default, or with
+        several hosts all of theirs. A run may go on with another number, but not to the same bits.
+      parallel: how the devices are mapped over.
+      report: called after every chunk, of several hosts on the first alone.
+      should_stop: asked between iterations of a host-stepped loop, between chunks of a compiled
+        one; when it says so a checkpoint is saved and training ends early.
 
     Returns:
       The final train state; with S > 1 its leaves have a leading seed axis.
 
     Raises:
       ValueError: for a config that is wrong in itself.
-      CheckpointError: if the directory holds another run, or a damaged checkpoint.
+      CheckpointError: if the directory holds another run, or a damaged checkpoint, or a checkpoint
+        cannot be written.
+      OSError: if the disk is full for the config or the metrics.
       NonFiniteLossError: if a metric is NaN or infinite; the last checkpoint stays.
     """
-    parts = build(config)
+    mapping = make_mapping(num_devices, parallel)
+    parts = build(config, env, num_devices=mapping.num_devices, axis_name=mapping.axis_name)
     if num_seeds > 1 and parts.env is None:
         raise ValueError(
             f"--seeds={num_seeds} trains seeds in one compiled program, which "
-            f"{config.env.name!r}, stepped by the host, cannot join: start one run per seed."
+            f"{parts.spec.name!r}, stepped by the host, cannot join: start one run per seed."
         )
-    _claim(directory, config, seed, num_seeds)
-    key = jax.random.key(seed)
-    host = None
-    if parts.env is None:
-        host = host_env(config, num_envs=config.env.num_envs, seed=seed, evaluation=False)
-        host_loop = make_host_loop(host, parts.halves, chunk=config.training.chunk)
-        state, run = host_loop.init(key), host_loop.run
-    else:
-        batched = envs.batch(envs.auto_reset(parts.env), config.env.num_envs)
-        loop = make_loop(config, batched, parts.halves)
-        if num_seeds > 1:
-            loop = over_seeds(loop)
-            key = jax.vmap(jax.random.key)(seed + np.arange(num_seeds))
-        state = jax.jit(loop.init)(key)
-        run = jax.jit(loop.run, donate_argnums=0)
+    _claim(directory, config, seed, num_seeds, None if env is None else parts.spec.name)
+    with contextlib.ExitStack() as stack:  # whatever fails, what was opened is closed
+        host = None
+        if parts.open_host is not None:
+            share = config.env.num_envs // jax.process_count()
+            host = parts.open_host(share, seed + jax.process_index() * share, False)
+            stack.callback(host.close)
+            host_loop = make_host_loop(
+                host, parts.halves, mapping, should_stop=lambda: any_process(should_stop())
+            )
+            state, run = host_loop.init(seed), host_loop.run
+        else:
+            assert parts.env is not None
+            state, run = _compiled(config, parts.env, parts.halves, mapping, seed, num_seeds)
 
-    checkpoints = open_checkpoints(directory / CHECKPOINTS, keep=config.training.keep_checkpoints)
-    with_extra = host.save_state if host else None
-    try:
+        checkpoints = open_checkpoints(
+            directory / CHECKPOINTS, keep=config.training.keep_checkpoints
+        )
+        stack.callback(checkpoints.close)
         done = checkpoints.steps()[-1] if checkpoints.steps() else 0
         if done:
             state, extra = checkpoints.restore(done, abstract(state))
-            if host:
+            if host and extra["host_env"] is not None:
                 host.load_state(extra["host_env"].encode())
+            elif host:
+                state = restarted(state, host.reset(), mapping)
         state = _loop(
-            config, directory, state, run, checkpoints, done, with_extra, num_seeds, report
+            config, directory, state, run, checkpoints, done, host, num_seeds, report, should_stop
         )
-    finally:
-        checkpoints.close()
-        if host:
-            host.close()
     return state.train
+
+
+def _compiled(
+    config: Config,
+    env: Environment,
+    halves: Halves,
+    mapping: DeviceMapping,
+    seed: int,
+    num_seeds: int,
+) -> tuple[LoopState, Callable[[LoopState, int], tuple[LoopState, Any]]]:
+    """The first state of a compiled loop, and the loop as ``(state, iterations) -> ...``."""
+    batched = envs.batch(envs.auto_reset(env), config.env.num_envs // mapping.num_devices)
+    loop = make_loop(config, batched, halves, axis_name=mapping.axis_name)
+    layout = EACH_ENV
+    if num_seeds > 1:
+        loop, layout = over_seeds(loop), with_seeds(EACH_ENV)
+
+    def init(seeds: jax.Array) -> LoopState:
+        return loop.init(
+            jax.vmap(jax.random.key)(seeds) if num_seeds > 1 else jax.random.key(seeds[0])
+        )
+
+    compiled = mapping.compile(loop.run, (layout,), (layout, None), donate=True)
+
+    def run(state: LoopState, iterations: int) -> tuple[LoopState, Any]:
+        assert iterations == config.training.chunk
+        return compiled(state)
+
+    seeds = (seed + np.arange(num_seeds)).astype(np.uint32)
+    return mapping.compile(init, (None,), layout)(seeds), run
 
 
 def _loop(
     config: Config,
     directory: Path,
     state: LoopState,
-    run: Callable[[LoopState], tuple[LoopState, Any]],
-    checkpoints: Any,
+    run: Callable[[LoopState, int], tuple[LoopState, Any]],
+    checkpoints: Checkpoints,
     done: int,
-    host_state: Callable[[], bytes] | None,
+    host: HostVector | None,
     num_seeds: int,
     report: Report,
+    should_stop: Callable[[], bool],
 ) -> LoopState:
     """Chunks, metrics and checkpoints from step ``done`` to the end."""
-    per_chunk = config.training.chunk * config.env.num_envs
+    chunk, num_envs = config.training.chunk, config.env.num_envs
+    checkpoint_every = config.training.checkpoint_every
     saved = done
-    with metrics_lib.open_writer(directory, step=done) as writer:
-        while done < config.training.steps:
+    main = is_main_process()
+    with (
+        metrics_lib.open_writer(directory, step=done)
+        if main
+        else contextlib.nullcontext() as writer
+    ):
+        stopped = any_process(should_stop())
+        while done < config.training.steps and not stopped:
             started = time.monotonic()
-            state, history = run(state)
+            checkpoints.check()
+            # A chunk that was cut short is completed first, so that all later ones are as if it
+            # had not been.
+            state, history = run(state, chunk - done // num_envs % chunk)
             history = {name: np.asarray(value) for name, value in jax.device_get(history).items()}
             if num_seeds > 1:  # (S, K) -> (K, S)
                 history = {name: value.T for name, value in history.items()}
-            bad = metrics_lib.first_nonfinite(history, done // config.env.num_envs)
+            bad = metrics_lib.first_nonfinite(history, done // num_envs)
             if bad is not None:
                 name, iteration = bad
                 raise metrics_lib.NonFiniteLossError(
-                    metrics_lib.nonfinite_message(name, iteration * config.env.num_envs)
+                    metrics_lib.nonfinite_message(name, iteration * num_envs)
                 )
-            done += per_chunk
+            steps = len(history["episode/count"]) * num_envs
+            done += steps
             summary = summarise(history)
-            summary["steps_per_second"] = per_chunk / (time.monotonic() - started)
-            writer.write(done, summary)
-            last = done >= config.training.steps
-            if last or done // config.training.checkpoint_every > saved // (
-                config.training.checkpoint_every
-            ):
-                extra = {"host_env": host_state().decode()} if host_state else {}
-                checkpoints.save(done, state, extra)
+            summary["steps_per_second"] = steps / (time.monotonic() - started)
+            if writer:
+                writer.write(done, summary)
+            stopped = any_process(should_stop())
+            due = done // checkpoint_every > saved // checkpoint_every
+            if due or stopped or done >= config.training.steps:
+                checkpoints.save(done, state, _host_state(host))
                 saved = done
-            report(done, summary)
+            if main:
+                report(done, summary)
     return state
+
+
+def _host_state(host: HostVector | None) -> dict[str, Any]:
+    """What a checkpoint keeps of host environments: JSON, nothing for JAX-native ones."""
+    if host is None:
+        return {}
+    # JSON is written by the first host alone, which does not know the others' environments.
+    state = host.save_state() if jax.process_count() == 1 else None
+    return {"host_env": None if state is None else state.decode()}
 
 
 def summarise(history: Mapping[str, np.ndarray]) -> dict[str, float]:
@@ -235,26 +262,42 @@ def summarise(history: Mapping[str, np.ndarray]) -> dict[str, float]:
     return out
 
 
-def _claim(directory: Path, config: Config, seed: int, num_seeds: int) -> None:
+def _claim(
+    directory: Path, config: Config, seed: int, num_seeds: int, own_environment: str | None
+) -> None:
     """Write the run's config, or check that the directory holds this very run."""
     path = directory / CONFIG_FILE
     wanted = {"config": to_dict(config), "seed": seed, "num_seeds": num_seeds}
-    if not path.exists():
-        if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
-            raise CheckpointError(
-                f"{directory} exists and holds no run of this library (no {CONFIG_FILE}): nothing "
-                "was written; choose another --run directory."
-            )
+    if own_environment is not None:
+        wanted["own_environment"] = own_environment
+    if path.exists():
+        _check_same(directory, config, seed, num_seeds, own_environment)
+    elif directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
+        raise CheckpointError(
+            f"{directory} exists and holds no run of this library (no {CONFIG_FILE}): nothing "
+            "was written; choose another --run directory."
+        )
+    barrier("all hosts have looked at the run directory")
+    if is_main_process():
         _write_config(path, wanted)
-        return
-    found, found_seed, found_seeds = read_config(directory)
+
+
+def _check_same(
+    directory: Path, config: Config, seed: int, num_seeds: int, own_environment: str | None
+) -> None:
+    found = read_config(directory)
     changed = {
-        name: values for name, values in diff(found, config).items() if name not in _RESUMABLE
+        name: values
+        for name, values in diff(found.config, config).items()
+        if name not in _RESUMABLE
     }
-    if found_seed != seed:
-        changed["seed"] = (found_seed, seed)
-    if found_seeds != num_seeds:
-        changed["seeds"] = (found_seeds, num_seeds)
+    for name, old, new in (
+        ("seed", found.seed, seed),
+        ("seeds", found.num_seeds, num_seeds),
+        ("own environment", found.own_environment, own_environment),
+    ):
+        if old != new:
+            changed[name] = (old, new)
     if changed:
         lines = "; ".join(
             f"{name}: {old!r} there, {new!r} asked" for name, (old, new) in changed.items()
@@ -263,118 +306,11 @@ def _claim(directory: Path, config: Config, seed: int, num_seeds: int) -> None:
             f"{directory} holds a run with another config ({lines}). Nothing was changed: choose "
             "another --run directory, or ask for the config it was started with."
         )
-    _write_config(path, wanted)
 
 
 def _write_config(path: Path, saved: Mapping[str, Any]) -> None:
-    with replacing(path) as temporary:
-        temporary.write_text(json.dumps(saved, indent=2) + "\n")
-
-
-def read_config(directory: Path) -> tuple[Config, int, int]:
-    """The config of a run, its first seed and the number of seeds.
-
-    Raises:
-      CheckpointError: if the directory holds no run.
-    """
-    path = directory / CONFIG_FILE
-    if not path.exists():
-        raise CheckpointError(
-            f"{directory} holds no run (no {CONFIG_FILE}): give --run the directory that a "
-            "training command printed, e.g. runs/catch."
-        )
-    try:
-        saved = json.loads(path.read_text())
-        return from_dict(Config, saved["config"]), saved["seed"], saved["num_seeds"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(
-            f"{path} is not a config this version can read ({error}): it was damaged or written by "
-            "another version. Nothing was changed; start a new run in another --run directory."
-        ) from error
-
-
-@dataclasses.dataclass(frozen=True)
-class LoadedRun:
-    """A trained run: its parts and what it learned. See ``load``."""
-
-    directory: Path
-    config: Config
-    seed: int
-    step: int
-    parts: Parts
-    train: TrainState
-
-    @property
-    def env(self) -> Environment:
-        """E=1 environment with auto-reset: ``reset(key)``, ``step(state, action, key)``.
-
-        Raises:
-          ValueError: for environments that are stepped by the host.
-        """
-        if self.parts.env is None:
-            raise ValueError(
-                f"{self.config.env.name} is stepped by the host: make it with "
-                "worldmodels_jax.envs.make_host."
-            )
-        return envs.batch(envs.auto_reset(self.parts.env), 1)
-
-    def memory(self, num_envs: int = 1) -> Record:
-        """An empty memory, to be handed to ``act``."""
-        return self.parts.actor.init(num_envs)
-
-    def act(self, memory: Record, time_step: TimeStep, key: jax.Array) -> tuple[Record, jax.Array]:
-        """Choose actions ``(E, ...)`` at time steps ``(E, ...)``; pure, fit for jit and scan."""
-        actor = self.parts.actor
-        memory = actor.push(memory, time_step)
-        action = self.choose(memory, key)
-        return actor.record_action(memory, action), action
-
-    def choose(self, memory: Record, key: jax.Array, *, greedy: bool = False) -> jax.Array:
-        """Actions for a memory whose newest record is the current time step."""
-        act = self.parts.actor.act_greedy if greedy else self.parts.actor.act
-        variables = self.train.world_model.variables, self.train.agent.variables
-        return act(*variables, memory, key)
-
-
-def load(directory: str | Path, *, seed: int | None = None) -> LoadedRun:
-    """Load the newest checkpoint of a run, to act, evaluate or dream with it.
-
-    Args:
-      directory: of the run.
-      seed: which of its seeds; by default the first.
-
-    Raises:
-      CheckpointError: if there is no run, no checkpoint, no such seed, or a damaged one.
-    """
-    directory = Path(directory)
-    config, first, count = read_config(directory)
-    index = 0 if seed is None else seed - first
-    if not 0 <= index < count:
-        raise CheckpointError(
-            f"{directory} holds seeds {first}..{first + count - 1}, not seed {seed}."
-        )
-    parts = build(config)
-    checkpoints = open_checkpoints(directory / CHECKPOINTS, read_only=True)
-    try:
-        steps = checkpoints.steps()
-        if not steps:
-            raise CheckpointError(
-                f"{directory} holds no finished checkpoint yet: train for at least "
-                f"training.checkpoint_every={config.training.checkpoint_every} steps."
-            )
-        updates = make_updates(config.training, parts.world_model, parts.agent)
-        like = jax.eval_shape(updates.init, jax.random.key(0))
-        if count > 1:
-            like = jax.tree.map(lambda x: jax.ShapeDtypeStruct((count, *x.shape), x.dtype), like)
-        state = checkpoints.restore_train(steps[-1], abstract(like))
-    finally:
-        checkpoints.close()
-    if count > 1:
-        state = select_seed(state, index)
-    return LoadedRun(directory, config, first + index, steps[-1], parts, state)
-
-
-def select_seed(train: TrainState, index: int) -> TrainState:
-    """One seed of a train state with a leading seed axis."""
-    assert SEED_AXES.train == 0
-    return jax.tree.map(lambda x: x[index], train)
+    text = json.dumps(saved, indent=2) + "\n"
+    if path.exists() and path.read_text() == text:
+        return
+    with metrics_lib.writing(path), replacing(path) as temporary:
+        temporary.write_text(text)
