@@ -4,7 +4,6 @@ import subprocess
 import sys
 
 import jax
-import numpy as np
 import pytest
 
 from worldmodels_jax import envs
@@ -78,5 +77,6 @@ def test_makers_are_imported_when_asked_for():
 
 
 def test_importing_the_room_does_not_import_optional_suites():
-    program = "import sys, worldmodels_jax.envs; sys.exit(bool({'ale_py', 'craftax', 'dm_control', 'gymnasium', 'gymnax'} & set(sys.modules)))"
+    optional = {"ale_py", "craftax", "dm_control", "gymnasium", "gymnax"}
+    program = f"import sys, worldmodels_jax.envs; sys.exit(bool({optional} & set(sys.modules)))"
     subprocess.run([sys.executable, "-c", program], check=True)

@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from worldmodels_jax.viz import curves, dream
+from worldmodels_jax.viz.bars import plot_benchmark
 
 BLUE, ORANGE, DARK = (64, 128, 255), (255, 144, 32), (24, 24, 24)
 # Layout: a header of 14 pixels over each panel, a border of 3 around it, 4 between panels.
@@ -261,3 +262,17 @@ def test_learning_curves_become_a_png_without_pyplot(tmp_path: Path) -> None:
     assert shown.shape == (540, 840, 3)
     assert (shown != 255).any(axis=-1).mean() > 0.01
     assert ("matplotlib.pyplot" in sys.modules) == loaded
+
+
+def test_benchmark_bars_need_rows(tmp_path: Path) -> None:
+    row = {"median": 2e-3, "low": 1e-3, "high": 4e-3}
+    result = {"machine": {"device": "a machine"}, "rows": {"catch: act": row}}
+    plot_benchmark(tmp_path / "bars.png", result)
+    first = (tmp_path / "bars.png").read_bytes()
+    assert first.startswith(b"\x89PNG")
+    row["median"] = 3e-3
+    plot_benchmark(tmp_path / "bars.png", result)
+    assert (tmp_path / "bars.png").read_bytes() != first
+    with pytest.raises(ValueError, match="no rows to draw"):
+        plot_benchmark(tmp_path / "none.png", {**result, "rows": {}})
+    assert not (tmp_path / "none.png").exists()
