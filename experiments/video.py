@@ -32,14 +32,6 @@ from worldmodels_jax.training.run import LoadedRun, load
 from worldmodels_jax.types import Record
 from worldmodels_jax.viz.dream import dream_panels, to_rgb, write_contact_sheet, write_gif
 
-_EPISODES = flags.DEFINE_integer("episodes", 256, "Episodes to predict.", lower_bound=1)
-_CONTEXT = flags.DEFINE_integer("context", 8, "Real frames that are shown.", lower_bound=1)
-_HORIZON = flags.DEFINE_integer("horizon", 48, "Frames that are predicted.", lower_bound=1)
-_WEIGHTS = flags.DEFINE_string("i3d_weights", None, "I3D weights as .npz, for FVD.")
-_VIDEO_SEED = flags.DEFINE_integer("video_seed", 2_000_000, "Seed of episodes and predictions.")
-_OF_SEED = flags.DEFINE_integer("of_seed", None, "Which of the run's seeds; by default the first.")
-_STEP = flags.DEFINE_integer("step", None, "Agent steps of the checkpoint; by default the newest.")
-
 
 def collect(run: LoadedRun, key: jax.Array, *, episodes: int, length: int, seed: int) -> Record:
     """The beginnings of episodes that the run's agent plays.
@@ -252,20 +244,32 @@ def main(overrides: dict[str, str]) -> None:
     directory = Path(flags.FLAGS.run)
     result = predict_video(
         directory,
-        episodes=_EPISODES.value,
-        context=_CONTEXT.value,
-        horizon=_HORIZON.value,
-        i3d_weights=None if _WEIGHTS.value is None else Path(_WEIGHTS.value),
-        seed=_VIDEO_SEED.value,
-        trained_seed=_OF_SEED.value,
-        step=_STEP.value,
+        episodes=flags.FLAGS.episodes,
+        context=flags.FLAGS.context,
+        horizon=flags.FLAGS.horizon,
+        i3d_weights=None if flags.FLAGS.i3d_weights is None else Path(flags.FLAGS.i3d_weights),
+        seed=flags.FLAGS.video_seed,
+        trained_seed=flags.FLAGS.trained_seed,
+        step=flags.FLAGS.step,
     )
     print(describe(result))
-    if result["protocol"]["horizon"] < _HORIZON.value:
+    if result["protocol"]["horizon"] < flags.FLAGS.horizon:
         print(f"The position table holds a horizon of {result['protocol']['horizon']} only.")
     print("Wrote " + ", ".join(str(directory / f"video.{kind}") for kind in ("json", "gif", "png")))
 
 
-if __name__ == "__main__":
+def define_flags() -> None:
+    """The program's flags, some of which other programs have too."""
     flags.DEFINE_string("run", None, "Directory of the run.", required=True)
+    flags.DEFINE_integer("episodes", 256, "Episodes to predict.", lower_bound=1)
+    flags.DEFINE_integer("context", 8, "Real frames that are shown.", lower_bound=1)
+    flags.DEFINE_integer("horizon", 48, "Frames that are predicted.", lower_bound=1)
+    flags.DEFINE_string("i3d_weights", None, "I3D weights as .npz, for FVD.")
+    flags.DEFINE_integer("video_seed", 2_000_000, "Seed of episodes and predictions.")
+    flags.DEFINE_integer("trained_seed", None, "Which of the run's seeds; by default the first.")
+    flags.DEFINE_integer("step", None, "Agent steps of the checkpoint; by default the newest.")
+
+
+if __name__ == "__main__":
+    define_flags()
     common.run_app(main)
