@@ -81,7 +81,7 @@ def evaluate_run(
         played = play(train, jax.random.fold_in(jax.random.key(seed), number))
         returns.append(np.asarray(played[0]))
         lengths.append(np.asarray(played[1]))
-        outcomes.append({k: float(np.mean(x, dtype=np.float64)) for k, x in played[2].items()})
+        outcomes.append({k: float(np.asarray(x, np.float64).mean()) for k, x in played[2].items()})
     play_random = _player(run, act_random, episodes, seed + 1)
     random = play_random(run.train, jax.random.key(seed + 1))[0]
     scores = summary(np.stack(returns))

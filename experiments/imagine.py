@@ -5,7 +5,6 @@
 The dream starts from the real frames before it and follows the same actions.
 """
 
-import dataclasses
 import functools
 from pathlib import Path
 
@@ -14,11 +13,10 @@ import numpy as np
 from absl import flags
 
 from experiments import common
-from worldmodels_jax.evaluation.episodes import record_steps
+from experiments.record import record
 from worldmodels_jax.evaluation.open_loop import episode_window, open_loop
 from worldmodels_jax.training.parts import EnvSource
-from worldmodels_jax.training.run import LoadedRun, load
-from worldmodels_jax.types import Record
+from worldmodels_jax.training.run import load
 from worldmodels_jax.viz.dream import dream_panels, write_contact_sheet, write_gif
 
 _CONTEXT = flags.DEFINE_integer(
@@ -76,7 +74,9 @@ def imagine_run(
     room = run.config.model.max_length - context
     horizon = horizon or max(1, min(48, room))
     key_episode, key_dream = jax.random.split(jax.random.key(seed))
-    records = _record(run, key_episode, 20 * (context + horizon), seed)
+    steps = 20 * (context + horizon)
+    records = record(run, key_episode, steps=steps, num_envs=1, seed=seed)
+    records = jax.tree.map(lambda x: x[0], records)
     length = context + horizon
     if run.parts.env is not None:
         # A dream knows no resets: show a stretch of one episode, shorter if episodes are.
@@ -98,28 +98,6 @@ def imagine_run(
 def _longest_episode(is_first: np.ndarray) -> int:
     starts = np.flatnonzero(is_first)
     return int(np.diff([*starts, is_first.size]).max()) if starts.size else is_first.size
-
-
-def _record(run: LoadedRun, key: jax.Array, steps: int, seed: int) -> Record:
-    """Records ``(T, ...)`` of the run's agent."""
-    if run.parts.open_host is None:
-        env, actor = run.parts.env, run.parts.actor
-        assert env is not None
-        return jax.jit(
-            lambda train, k: record_steps(
-                env, actor, dataclasses.replace(run, train=train).choose, k, steps=steps
-            )
-        )(run.train, key)
-    host = run.parts.open_host(1, seed, True)
-    act = jax.jit(lambda train, *now: dataclasses.replace(run, train=train).act(*now))
-    memory, time_step, rows = run.memory(1), host.reset(), []
-    for _ in range(steps):
-        key, key_act = jax.random.split(key)
-        memory, action = act(run.train, memory, time_step, key_act)
-        rows.append(jax.tree.map(lambda x: np.asarray(x[0, -1]), memory))
-        time_step = host.step(np.asarray(action))
-    host.close()
-    return jax.tree.map(lambda *values: np.stack(values), *rows)
 
 
 def main(overrides: dict[str, str]) -> None:

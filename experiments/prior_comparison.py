@@ -79,7 +79,8 @@ def experience(config: Config, key: jax.Array, steps: int) -> Record:
     def act(memory: Record, k: jax.Array) -> jax.Array:
         return parts.actor.act_random(memory.reward.shape[0], k)
 
-    return record_steps(env, parts.actor, act, key, steps=steps)
+    records = record_steps(env, parts.actor, act, key, steps=steps)
+    return jax.tree.map(lambda x: x[0], records)
 
 
 def train(

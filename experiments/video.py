@@ -8,7 +8,6 @@ worldmodels_jax/evaluation/i3d.py). Without them a distance under fixed random f
 which is no FVD.
 """
 
-import dataclasses
 import functools
 import json
 import time
@@ -21,7 +20,7 @@ import numpy as np
 from absl import flags
 
 from experiments import common
-from worldmodels_jax import envs
+from experiments.record import record
 from worldmodels_jax.evaluation import video
 from worldmodels_jax.evaluation.frechet import frechet_distance
 from worldmodels_jax.evaluation.i3d import i3d_features, load_i3d
@@ -46,44 +45,16 @@ def collect(run: LoadedRun, key: jax.Array, *, episodes: int, length: int, seed:
     Returns:
       ``(E, T, ...)`` NumPy arrays.
     """
-    actor, open_host = run.parts.actor, run.parts.open_host
-    if open_host is None:
-        assert run.parts.env is not None
-        env = envs.batch(envs.auto_reset(run.parts.env), episodes)
-
-        def play(train: Any, key: jax.Array) -> Record:
-            trained = dataclasses.replace(run, train=train)
-            key_reset, key_run = jax.random.split(key)
-
-            def step(carry: Any, step_key: jax.Array) -> tuple[Any, Record]:
-                env_state, time_step, memory = carry
-                key_act, key_env = jax.random.split(step_key)
-                memory, action = trained.act(memory, time_step, key_act)
-                env_state, time_step = env.step(env_state, action, key_env)
-                return (env_state, time_step, memory), jax.tree.map(lambda x: x[:, -1], memory)
-
-            start = (*env.reset(key_reset), actor.init(episodes))
-            return jax.lax.scan(step, start, jax.random.split(key_run, length))[1]
-
-        records = jax.jit(play)(run.train, key)
-        return jax.tree.map(lambda x: np.moveaxis(np.asarray(x), 0, 1), records)
-
-    num_envs = min(max(4, run.config.env.num_envs), episodes)
-    host = open_host(num_envs, seed, True)
-    act = jax.jit(lambda train, *now: dataclasses.replace(run, train=train).act(*now))
-    rows: list[Record] = []
-    try:
-        while len(rows) * num_envs < episodes:
-            memory, time_step, steps = run.memory(num_envs), host.reset(), []
-            for _ in range(length):
-                key, key_act = jax.random.split(key)
-                memory, action = act(run.train, memory, time_step, key_act)
-                steps.append(jax.tree.map(lambda x: np.asarray(x[:, -1]), memory))
-                time_step = host.step(np.asarray(action))
-            rows.append(jax.tree.map(lambda *values: np.stack(values, axis=1), *steps))
-    finally:
-        host.close()
-    return jax.tree.map(lambda *parts: np.concatenate(parts)[:episodes], *rows)
+    at_once = episodes
+    if run.parts.open_host is not None:
+        at_once = min(max(4, run.config.env.num_envs), episodes)
+    rounds = [
+        record(
+            run, jax.random.fold_in(key, i), steps=length, num_envs=at_once, seed=seed + i * at_once
+        )
+        for i in range(-(-episodes // at_once))
+    ]
+    return jax.tree.map(lambda *parts: np.concatenate(parts)[:episodes], *rounds)
 
 
 def predict_video(

@@ -10,7 +10,12 @@ import pytest
 from worldmodels_jax import envs
 from worldmodels_jax.agents.acting import Actor
 from worldmodels_jax.data.replay import empty_records
-from worldmodels_jax.evaluation.episodes import record_steps, run_episodes, run_host_episodes
+from worldmodels_jax.evaluation.episodes import (
+    record_host_steps,
+    record_steps,
+    run_episodes,
+    run_host_episodes,
+)
 from worldmodels_jax.types import Environment, EnvSpec, Record, TimeStep
 
 
@@ -112,9 +117,10 @@ def test_records_go_on_across_resets() -> None:
     records = jax.jit(lambda k: record_steps(env, memory, catch_ball, k, steps=25))(
         jax.random.key(1)
     )
-    np.testing.assert_array_equal(np.flatnonzero(records.is_first), [0, 10, 20])
-    np.testing.assert_array_equal(np.flatnonzero(records.terminated), [9, 19])
-    np.testing.assert_array_equal(np.flatnonzero(records.reward), [9, 19])
+    assert records.observation.shape == (1, 25, 10, 5, 1)
+    np.testing.assert_array_equal(np.flatnonzero(records.is_first[0]), [0, 10, 20])
+    np.testing.assert_array_equal(np.flatnonzero(records.terminated[0]), [9, 19])
+    np.testing.assert_array_equal(np.flatnonzero(records.reward[0]), [9, 19])
 
 
 class ScriptedEnv:
@@ -159,3 +165,21 @@ def test_short_episodes_are_no_favourites(episodes: int, per_env: int) -> None:
     np.testing.assert_array_equal(returns, np.repeat([1.0, 2.0, 3.0], per_env))
     np.testing.assert_array_equal(lengths, np.repeat([1, 2, 3], per_env))
     assert outcomes == {}
+
+
+def test_host_records_go_on_across_resets() -> None:
+    spec = EnvSpec("scripted", (2,), "float32", 3, True, 10)
+    memory = make_memory(spec)
+    records = record_host_steps(
+        ScriptedEnv(2),
+        memory,
+        lambda context, key: jax.random.randint(key, (2,), 0, 3),
+        jax.random.key(0),
+        steps=7,
+    )
+    assert records.observation.shape == (2, 7, 2)
+    np.testing.assert_array_equal(np.flatnonzero(records.is_first[0]), [0, 2, 4, 6])
+    np.testing.assert_array_equal(np.flatnonzero(records.is_first[1]), [0, 3, 6])
+    np.testing.assert_array_equal(np.flatnonzero(records.terminated[1]), [2, 5])
+    actions = [jax.random.randint(k, (2,), 0, 3) for k in jax.random.split(jax.random.key(0), 7)]
+    np.testing.assert_array_equal(records.action, np.stack(actions, axis=1))

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from worldmodels_jax import envs
-from worldmodels_jax.agents.acting import Actor
+from worldmodels_jax.agents.acting import Actor, newest
 from worldmodels_jax.types import Environment, Metrics, PyTree, Record, TimeStep
 
 ActFn = Callable[[Record, jax.Array], jax.Array]  # (context (E, C, ...), key) -> action (E, ...)
@@ -130,9 +130,9 @@ def run_host_episodes(
 
 
 def record_steps(
-    env: Environment, actor: Actor, act: ActFn, key: jax.Array, *, steps: int
+    env: Environment, actor: Actor, act: ActFn, key: jax.Array, *, steps: int, num_envs: int = 1
 ) -> Record:
-    """Records of consecutive steps of one environment, across resets.
+    """Records of consecutive steps, from the start of an episode and across resets.
 
     Args:
       env: a single environment without auto-reset.
@@ -140,11 +140,12 @@ def record_steps(
       act: chooses actions.
       key: a PRNG key.
       steps: T.
+      num_envs: E, copies of the environment.
 
     Returns:
-      Records ``(T, ...)``.
+      Records ``(E, T, ...)``.
     """
-    single = envs.batch(envs.auto_reset(env), 1)
+    batched = envs.batch(envs.auto_reset(env), num_envs)
     key_reset, key_run = jax.random.split(key)
 
     def step(state, step_key):  # type: ignore[no-untyped-def]  # state is the environment's pytree
@@ -153,8 +154,35 @@ def record_steps(
         context = actor.push(context, time_step)
         action = act(context, key_act)
         context = actor.record_action(context, action)
-        env_state, time_step = single.step(env_state, action, key_env)
-        return (env_state, time_step, context), jax.tree.map(lambda x: x[0, -1], context)
+        env_state, time_step = batched.step(env_state, action, key_env)
+        return (env_state, time_step, context), newest(context)
 
-    start = (*single.reset(key_reset), actor.init(1))
-    return jax.lax.scan(step, start, jax.random.split(key_run, steps))[1]
+    start = (*batched.reset(key_reset), actor.init(num_envs))
+    records = jax.lax.scan(step, start, jax.random.split(key_run, steps))[1]
+    return jax.tree.map(lambda x: jnp.moveaxis(x, 0, 1), records)
+
+
+def record_host_steps(
+    env: HostEnvironment, actor: Actor, act: ActFn, key: jax.Array, *, steps: int
+) -> Record:
+    """The same for E environments stepped by the host, from a reset on.
+
+    Args:
+      env: the environments.
+      actor: keeps the context.
+      act: chooses actions; jit it.
+      key: a PRNG key.
+      steps: T.
+
+    Returns:
+      Records ``(E, T, ...)``, NumPy arrays.
+    """
+    push = jax.jit(actor.push)
+    context, time_step, rows = actor.init(env.num_envs), env.reset(), []
+    for step_key in jax.random.split(key, steps):
+        context = push(context, time_step)
+        action = act(context, step_key)
+        context = actor.record_action(context, action)
+        rows.append(jax.tree.map(np.asarray, newest(context)))
+        time_step = env.step(np.asarray(action))
+    return jax.tree.map(lambda *values: np.stack(values, axis=1), *rows)
