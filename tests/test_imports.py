@@ -30,6 +30,16 @@ def test_a_world_model_needs_no_suite_and_no_launcher() -> None:
     assert "started=False" in names
 
 
+def test_a_launcher_leaves_the_backend_to_be_chosen() -> None:
+    """Several hosts are joined before anything is computed."""
+    code = (
+        "import experiments.train\n"
+        "from jax._src import xla_bridge\n"
+        "print(f'started={xla_bridge.backends_are_initialized()}')"
+    )
+    assert "started=False" in _run("-c", code)
+
+
 def test_the_emulator_is_optional() -> None:
     """ale_py (GPL-2.0) is not imported before an Atari game is made."""
     code = (

@@ -6,9 +6,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from gymnax.environments import spaces
 
-from worldmodels_jax.envs.gymnax import wrap_gymnax
 from worldmodels_jax.envs.time_limit import NO_TIME_LIMIT, check_time_limit
 from worldmodels_jax.envs.unknown_name import unknown_name_error
 from worldmodels_jax.types import Environment, Metrics, PyTree
@@ -50,6 +48,11 @@ def make_craftax(name: str = PIXELS, *, max_episode_steps: int = 10_000) -> Envi
       ModuleNotFoundError: if ``craftax`` is not installed.
       ValueError: for an unknown name or a time limit below 1.
     """
+    # On import gymnax computes, after which hosts can no longer be joined.
+    from gymnax.environments import spaces
+
+    from worldmodels_jax.envs.gymnax import wrap_gymnax
+
     if name not in NAMES:
         raise unknown_name_error(
             "Craftax environment", name, NAMES, "worldmodels_jax.envs.craftax.NAMES"
