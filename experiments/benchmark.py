@@ -33,13 +33,6 @@ from worldmodels_jax.training.learner import make_updates
 from worldmodels_jax.training.online import LoopState, make_loop, over_seeds
 from worldmodels_jax.training.parts import Parts, build
 
-_PRESETS = flags.DEFINE_list("presets", ["catch", "minatar_breakout"], "Presets, or all.")
-_PARTS = flags.DEFINE_list("parts", None, "Only parts whose name contains one of these.")
-_SEEDS = flags.DEFINE_list("seeds", ["1"], "Training step: numbers of seeds in one program.")
-_REPEATS = flags.DEFINE_integer("repeats", 5, "Timed calls, at least.", lower_bound=1)
-_OUT = flags.DEFINE_string("out", None, "JSON file; a plot of the same name lies beside it.")
-_COMPARE = flags.DEFINE_string("compare", None, "JSON of an earlier run, to print ratios to.")
-
 
 def measure(part: Part, ceiling: float, repeats: int) -> dict[str, Any]:
     """One row of the table."""
@@ -249,9 +242,11 @@ HEADER = (
 
 def main(overrides: dict[str, str]) -> None:
     """Measure, print, write."""
-    names = sorted(PRESETS) if _PRESETS.value == ["all"] else _PRESETS.value
-    earlier = json.loads(Path(_COMPARE.value).read_text()) if _COMPARE.value else {"rows": {}}
-    print(HEADER + ("  faster by" if _COMPARE.value else ""))
+    names = sorted(PRESETS) if flags.FLAGS.presets == ["all"] else flags.FLAGS.presets
+    earlier = (
+        json.loads(Path(flags.FLAGS.compare).read_text()) if flags.FLAGS.compare else {"rows": {}}
+    )
+    print(HEADER + ("  faster by" if flags.FLAGS.compare else ""))
 
     def report(preset: str, name: str, row: dict[str, Any]) -> None:
         print(table_row(preset, name, row, earlier["rows"].get(f"{preset}: {name}")), flush=True)
@@ -259,9 +254,9 @@ def main(overrides: dict[str, str]) -> None:
     result = benchmark(
         names,
         overrides=overrides,
-        only=_PARTS.value,
-        seeds=tuple(int(number) for number in _SEEDS.value),
-        repeats=_REPEATS.value,
+        only=flags.FLAGS.parts,
+        seeds=tuple(int(number) for number in flags.FLAGS.seeds),
+        repeats=flags.FLAGS.repeats,
         report=report,
     )
     about = result["machine"]
@@ -269,8 +264,8 @@ def main(overrides: dict[str, str]) -> None:
         f"{about['devices']} x {about['device']}, {about['cores']} cores, JAX {about['jax']}; a "
         f"2048 x 2048 float32 product runs at {about['matmul_ceiling'] / 1e9:,.0f} GFLOP/s"
     )
-    if _OUT.value:
-        path = Path(_OUT.value)
+    if flags.FLAGS.out:
+        path = Path(flags.FLAGS.out)
         with replacing(path) as temporary:
             temporary.write_text(json.dumps(result, indent=2) + "\n")
         from worldmodels_jax.viz.bars import plot_benchmark
@@ -279,5 +274,16 @@ def main(overrides: dict[str, str]) -> None:
         print(f"Wrote {path} and {path.with_suffix('.png')}")
 
 
+def define_flags() -> None:
+    """The program's flags, some of which other programs have too."""
+    flags.DEFINE_list("presets", ["catch", "minatar_breakout"], "Presets, or all.")
+    flags.DEFINE_list("parts", None, "Only parts whose name contains one of these.")
+    flags.DEFINE_list("seeds", ["1"], "Training step: numbers of seeds in one program.")
+    flags.DEFINE_integer("repeats", 5, "Timed calls, at least.", lower_bound=1)
+    flags.DEFINE_string("out", None, "JSON file; a plot of the same name lies beside it.")
+    flags.DEFINE_string("compare", None, "JSON of an earlier run, to print ratios to.")
+
+
 if __name__ == "__main__":
+    define_flags()
     common.run_app(main, fields=True)
