@@ -127,6 +127,8 @@ def run_app(main: Callable[..., None], *, fields: bool = False, positional: bool
         if len(argv) > 1 and not positional:
             raise app.UsageError(f"unexpected arguments: {' '.join(argv[1:])}")
         use_compilation_cache()
+        # Which backends it looked for and did not find, and where it caches, is of no interest.
+        logging.getLogger("jax").setLevel(logging.WARNING)
         message = None
         with quiet_saves():
             try:
