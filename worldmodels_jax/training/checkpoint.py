@@ -136,8 +136,9 @@ class Checkpoints(NamedTuple):
     def _restore(self, step: int, **items: Any) -> Any:
         path = Path(self.manager.directory) / str(step)
         try:
-            for item in items.keys() - {"extra"}:
-                _check_arrays(path / item)
+            for item, args in items.items():
+                if item != "extra":
+                    _check_arrays(path / item, args.item)
             return self.manager.restore(step, args=ocp.args.Composite(**items))
         except Exception as error:  # orbax and tensorstore raise a dozen kinds for damaged files
             older = [other for other in self.steps() if other < step]
@@ -239,8 +240,8 @@ def _room_needed(state: LoopState, free: int) -> int:
     return names + sum(len(zlib.compress(np.asarray(x).tobytes(), 1)) for x in leaves)
 
 
-def _check_arrays(item: Path) -> None:
-    """Read all arrays of one item, one at a time; whatever is raised means that it is damaged.
+def _check_arrays(item: Path, like: PyTree) -> None:
+    """Raise whatever would go wrong in reading one item, reading its arrays one at a time.
 
     orbax reads all arrays at once. Where one fails it leaves the reads of the others behind, whose
     errors then fill the terminal with thousands of lines that nobody can catch.
@@ -250,8 +251,28 @@ def _check_arrays(item: Path) -> None:
     if not (item / "manifest.ocdbt").exists():
         raise FileNotFoundError(f"{item} has no manifest.ocdbt")
     store = {"driver": "ocdbt", "base": f"file://{item}/"}
+    found = {}
     for key in tensorstore.KvStore.open(store).result().list().result():
         name, _, kind = key.decode().rpartition("/")
         if kind == ".zarray":
             spec = {"driver": "zarr", "kvstore": {**store, "path": f"{name}/"}}
-            tensorstore.open(spec, read=True).result().read().result()
+            array = tensorstore.open(spec, read=True).result()
+            array.read().result()
+            found[name] = tuple(array.shape)
+    wanted = {name: _stored_shape(x) for name, x in ocp.tree.to_flat_dict(like, sep=".").items()}
+    differing = sorted(
+        name for name in found.keys() | wanted.keys() if found.get(name) != wanted.get(name)
+    )
+    if differing:
+        name = differing[0]
+        raise ValueError(
+            f"{len(differing)} arrays differ; {name} is {found.get(name, 'missing')} there and "
+            f"{wanted.get(name, 'missing')} here"
+        )
+
+
+def _stored_shape(x: Any) -> tuple[int, ...]:
+    """The shape under which an array is written: PRNG keys are written as their data."""
+    if jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key):
+        return jax.eval_shape(jax.random.key_data, x).shape
+    return tuple(x.shape)
