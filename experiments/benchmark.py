@@ -29,7 +29,7 @@ from worldmodels_jax.evaluation import cost
 from worldmodels_jax.files import replacing
 from worldmodels_jax.training.config import Config
 from worldmodels_jax.training.host import make_host_loop
-from worldmodels_jax.training.learner import make_updates
+from worldmodels_jax.training.learner import dream_contexts, make_updates
 from worldmodels_jax.training.online import LoopState, make_loop, over_seeds
 from worldmodels_jax.training.parts import Parts, build
 
@@ -119,7 +119,7 @@ def _update_flops(config: Config, parts: Parts) -> float:
     updates = make_updates(t, parts.world_model, parts.agent)
     state = jax.eval_shape(updates.init, key)
     batch = random_records(parts.spec, (t.batch_size, t.batch_length))
-    context = random_records(parts.spec, (t.dream_batch, t.dream_context))
+    context = random_records(parts.spec, dream_contexts(t))
     world_model = cost.matmul_flops(updates.world_model, state, batch, key)
     agent = cost.matmul_flops(updates.agent, state, context, key)
     return config.env.num_envs * (t.world_model_ratio * world_model + t.agent_ratio * agent)

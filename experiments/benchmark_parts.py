@@ -12,7 +12,7 @@ from worldmodels_jax import envs
 from worldmodels_jax.agents.imagination import dream
 from worldmodels_jax.models.git_storm import make_git_storm
 from worldmodels_jax.training.config import Config
-from worldmodels_jax.training.learner import make_updates
+from worldmodels_jax.training.learner import dream_contexts, make_updates
 from worldmodels_jax.training.parts import Parts
 from worldmodels_jax.types import EnvSpec, Record
 
@@ -61,7 +61,7 @@ def random_records(spec: EnvSpec, shape: tuple[int, ...], seed: int = 0) -> Reco
 def warm(config: Config) -> Config:
     """The config with the shortest warm-up its sequences allow: the second chunk only trains."""
     t = config.training
-    iterations = max(t.batch_length, t.dream_context)
+    iterations = max(t.batch_length, t.dream_context + t.dream_starts - 1)
     training = dataclasses.replace(t, warmup=iterations * config.env.num_envs, chunk=iterations)
     return dataclasses.replace(config, training=training)
 
@@ -73,15 +73,19 @@ def parts_of(config: Config, parts: Parts) -> Iterator[Part]:
     updates = make_updates(t, model, agent)
     state = jax.jit(updates.init)(key)
     batch = random_records(spec, (t.batch_size, t.batch_length))
-    context = random_records(spec, (t.dream_batch, t.dream_context))
+    context = random_records(spec, dream_contexts(t))
     variables, agent_variables = state.world_model.variables, state.agent.variables
     yield Part("world-model update", updates.world_model, (state, batch, key))
     yield Part(
-        "prefill", lambda v, c, k: model.observe(v, c, k, t.horizon), (variables, context, key)
+        "prefill",
+        lambda v, c, k: model.observe(v, c, k, t.horizon, t.dream_starts),
+        (variables, context, key),
     )
 
     def dreams(v: Any, a: Any, c: Record, k: jax.Array) -> Any:
-        return dream(model, v, lambda f, key_act: agent.act(a, f, key_act), c, k, t.horizon)
+        return dream(
+            model, v, lambda f, key_act: agent.act(a, f, key_act), c, k, t.horizon, t.dream_starts
+        )
 
     yield Part("dreams", dreams, (variables, agent_variables, context, key))
     dreamed = jax.eval_shape(dreams, variables, agent_variables, context, key)

@@ -17,7 +17,7 @@ E, C = 2, 3
 COUNTER = EnvSpec("counter", (1,), "float32", 3, True, 10)
 
 
-def observe(variables, context, key, horizon):
+def observe(variables, context, key, horizon, starts=1):
     """The state is the sum of all observations and of all actions but the last."""
     del key, horizon
     total = context.observation[..., 0].sum(1) + context.action[:, :-1].sum(1)
@@ -87,10 +87,30 @@ def test_dreams_from_the_end_of_an_episode_have_no_weight():
     np.testing.assert_array_equal(dreamed.weight, [0.0, 0.0, 1.0])
 
 
+def test_several_dreams_begin_at_the_last_frames_of_a_context(
+    world_model, model_variables, records
+):
+    """As if each window of frames had been given by itself; only the ends have no weight."""
+    policy = lambda features, key: jnp.ones(features.shape[0], jnp.int32)  # noqa: E731
+    starts, length = 3, records.reward.shape[1]
+    several = jax.jit(lambda c: dream(world_model, model_variables, policy, c, KEY, 2, starts))
+    dreamed = several(records)
+    windows = [records, *[jax.tree.map(lambda x, k=k: x[:, : length - k], records) for k in (1, 2)]]
+    np.testing.assert_array_equal(
+        dreamed.weight.reshape(2, starts).T, [1.0 - w.is_last[:, -1] for w in windows[::-1]]
+    )
+    assert {0.0, 1.0} == set(np.asarray(dreamed.weight).tolist())
+    # h, the last of the features, hangs on frames and actions before the start by samples; those of
+    # a first frame are zero, and row 1 begins anew at 6, its second start.
+    hidden = dreamed.features[0].reshape(2, starts, -1)[..., -16:]
+    assert (hidden[1, 1] == 0).all()
+    assert (np.abs(np.delete(hidden.reshape(6, -1), 4, 0)).max(1) > 0).all()
+
+
 def test_every_step_has_keys_of_its_own_and_the_model_the_room_it_asks_for():
     seen = {}
 
-    def observe_with_key(variables, context, key, horizon):
+    def observe_with_key(variables, context, key, horizon, starts):
         seen["horizon"] = horizon
         draw = jax.random.uniform(key, (E, 1))
         return draw, draw

@@ -2,9 +2,10 @@
 
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from worldmodels_jax.data.replay import empty_records
-from worldmodels_jax.data.views import segment_ids, transitions
+from worldmodels_jax.data.views import segment_ids, transitions, windows
 from worldmodels_jax.types import EnvSpec
 
 # Two sequences of six records. The first terminates at 2 and begins anew at 3; the second starts
@@ -41,3 +42,13 @@ def test_segments_count_episodes_from_the_start_of_the_sequence():
 
 def test_last_records_are_terminal_or_truncated():
     np.testing.assert_array_equal(BATCH.is_last, [[0, 0, 1, 0, 0, 0], [0, 0, 0, 0, 1, 0]])
+
+
+def test_windows_end_at_the_last_steps():
+    x = jnp.arange(10).reshape(2, 5)
+    expected = [[0, 1, 2], [1, 2, 3], [2, 3, 4], [5, 6, 7], [6, 7, 8], [7, 8, 9]]
+    np.testing.assert_array_equal(windows(x, 3), expected)
+    np.testing.assert_array_equal(windows(x, 1), x)
+    np.testing.assert_array_equal(windows(x[..., None], 5)[..., 0], np.arange(10)[:, None])
+    with pytest.raises(ValueError, match="6 windows do not fit a sequence of 5 steps"):
+        windows(x, 6)

@@ -40,7 +40,9 @@ def test_frames_are_reconstructed_one_by_one_and_dreamed_from_the_last() -> None
     """A model whose latent is the frame itself, and whose dream adds the action to it."""
     horizons = []
 
-    def observe(variables: int, context: Record, key: jax.Array, horizon: int) -> tuple:
+    def observe(
+        variables: int, context: Record, key: jax.Array, horizon: int, starts: int = 1
+    ) -> tuple:
         horizons.append(horizon)
         return variables * context.observation[:, -1], None
 

@@ -5,6 +5,7 @@ parameters, because those that start at zero hide mistakes.
 """
 
 import dataclasses
+import functools
 import re
 
 import jax
@@ -152,6 +153,31 @@ def test_observing_and_imagining_equal_the_full_forward(mixer):
         np.testing.assert_allclose(predictions.reward, reward, rtol=1e-3, atol=1e-4)
         np.testing.assert_allclose(predictions.continuation, continuation, atol=1e-4)
         assert np.ptp(predictions.reward) > 0.1
+
+
+def test_several_starts_are_windows_encoded_once(monkeypatch):
+    """With the latents given, each start is what its own window of frames gives."""
+    config, starts = vary(mixer="concat"), 3
+    model, variables = make_git_storm(config, SPEC), random_variables(config)
+    context = batch_of()._replace(is_first=jnp.zeros((B, T), bool).at[0, T - 2].set(True))
+    # The likeliest class in place of a sample, so that a frame's latent is its own alone.
+    monkeypatch.setattr(categorical, "sample_classes", lambda key, log_probs: log_probs.argmax(-1))
+
+    @functools.partial(jax.jit, static_argnums=1)
+    def run(context, starts):
+        carry, features = model.observe(variables, context, KEY, 2, starts)
+        action = jnp.zeros(features.shape[0], jnp.int32)
+        return features, model.imagine(variables, carry, action, KEY)[1].reward
+
+    features, reward = run(context, starts)
+    assert features.shape[0] == starts * B
+    for start in range(starts):
+        window = jax.tree.map(lambda x, s=start: x[:, s : T - starts + 1 + s], context)
+        expected = run(window, 1)
+        np.testing.assert_allclose(features[start::starts], expected[0], atol=1e-5)
+        np.testing.assert_allclose(reward[start::starts], expected[1], atol=1e-4)
+    with pytest.raises(ValueError, match="windows do not fit"):
+        model.observe(variables, context, KEY, 2, T + 1)
 
 
 # Losses

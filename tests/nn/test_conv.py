@@ -63,9 +63,15 @@ def test_two_by_two_pixels_see_the_middle_of_the_kernel(lowering):
     assert conv.conv4s2(x, kernel, lowering).item() == 5.0 + 60.0 + 900.0 + 10000.0
 
 
+# Sizes for each algorithm behind "matmul"; five frames in chunks of two leave a remainder.
 @pytest.mark.parametrize("convolution", CONVOLUTIONS)
-def test_lowerings_have_the_same_gradients(convolution):
-    x, kernel = map(jnp.asarray, inputs())
+@pytest.mark.parametrize("chunk", [2, 8])
+@pytest.mark.parametrize("shape", [(5, 6, 10, 3), (5, 8, 12, 16), (5, 4, 8, 20)])
+def test_lowerings_have_the_same_gradients(convolution, shape, chunk, monkeypatch):
+    fine = shape[1] * shape[2] * (1 if convolution is conv.conv4s2 else 4)
+    monkeypatch.setattr(conv, "_CHUNK", chunk * fine)
+    x = jax.random.normal(jax.random.key(1), shape)
+    kernel = jax.random.normal(jax.random.key(2), (4, 4, shape[-1], 17))
     out = jax.eval_shape(convolution, x, kernel)
     cotangent = jax.random.normal(jax.random.key(0), out.shape)
 
@@ -74,7 +80,19 @@ def test_lowerings_have_the_same_gradients(convolution):
         return value, *pullback(cotangent)
 
     for matmul, lax in zip(gradients("matmul"), gradients("lax"), strict=True):
-        np.testing.assert_allclose(matmul, lax, atol=2e-4)
+        np.testing.assert_allclose(matmul, lax, atol=2e-4, rtol=2e-4)
+
+
+@pytest.mark.parametrize("convolution", CONVOLUTIONS)
+def test_winograd_saves_seven_of_sixteen_multiplications(convolution):
+    x, kernel = jnp.zeros((1, 32, 32, 32)), jnp.zeros((4, 4, 32, 32))
+    direct, fast = (
+        jax.jit(convolution, static_argnums=2).lower(x, kernel, lowering).compile().cost_analysis()
+        for lowering in ("lax", "matmul")
+    )
+    products = 2 * 16 * 32 * 32 * (16 * 16 if convolution is conv.conv4s2 else 32 * 32)
+    assert direct["flops"] > 0.9 * products
+    assert fast["flops"] < 0.75 * products  # 9/16, and the sums
 
 
 @pytest.mark.parametrize("convolution", CONVOLUTIONS)

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from worldmodels_jax.nn import tokenizer
 from worldmodels_jax.nn.conv import conv4s2, conv_transpose4s2
 from worldmodels_jax.nn.tokenizer import Tokenizer, padded_size
 
@@ -100,6 +101,15 @@ def test_decoder_is_that_of_the_table(variables, decode):
     actual = decode(variables, vectors)
     assert actual.dtype == jnp.float32
     np.testing.assert_allclose(actual, expected, atol=1e-4)
+
+
+def test_encoding_in_chunks_changes_nothing(variables, encode, monkeypatch):
+    whole = encode(variables, FRAMES, KEY)
+    monkeypatch.setattr(tokenizer, "_CHUNK", 3 * 10 * 5)  # of 8 frames: a remainder is left
+    chunked = jax.jit(lambda v: make().apply(v, FRAMES, KEY, method="encode"))
+    assert "scan" in str(jax.make_jaxpr(chunked)(variables))
+    np.testing.assert_allclose(chunked(variables).probs, whole.probs, atol=1e-6)
+    np.testing.assert_array_equal(chunked(variables).tokens, whole.tokens)
 
 
 def test_running_statistics_serve_all_but_training(variables, encode):

@@ -259,7 +259,7 @@ def test_replicas_stay_the_same_where_each_device_draws_for_itself():
 # The agent
 
 
-def observe(variables, context, key, horizon):
+def observe(variables, context, key, horizon, starts=1):
     del variables, key, horizon
     frames = context.observation.reshape(*context.reward.shape, -1) / 255.0
     state = jnp.concatenate([frames[:, -1], frames.mean(1)], -1)

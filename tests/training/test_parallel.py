@@ -132,6 +132,10 @@ def test_a_run_goes_on_with_another_number_of_devices(split_config: Config, tmp_
     [
         ({"env.num_envs": "6"}, r"env\.num_envs=6 .* 4 devices: .* --config\.env\.num_envs=8"),
         ({"training.batch_size": "2"}, r"training\.batch_size=2 .* multiple of 4"),
+        (
+            {"training.dream_batch": "12", "training.dream_starts": "2"},
+            r"training\.dream_batch=12 .* 2 \(training.dream_starts\) .*dream_batch=16",
+        ),
         ({"training.dream_batch": "9"}, r"training\.dream_batch=9 .* --config.*dream_batch=12"),
     ],
 )

@@ -29,6 +29,12 @@ def test_presets_are_valid_and_carry_their_name(name: str) -> None:
         ({"training.batch_length": "17"}, r"batch_length = 17 .* raise model\.max_length=16 to at"),
         ({"training.horizon": "20"}, r"dream_context \+ training\.horizon = 23 .* at least 23"),
         ({"training.acting_context": "40"}, r"acting_context = 40 .* at least 40"),
+        ({"training.dream_starts": "3"}, r"dream_batch=4 dreams cannot begin 3 to a sequence"),
+        ({"training.dream_starts": "0"}, r"dream_starts=0 must be greater than 0"),
+        (
+            {"training.dream_starts": "4", "training.batch_length": "5", "training.warmup": "10"},
+            r"fewer than the 6 of one sequence",
+        ),
         ({"training.replay_capacity": "10"}, r"8 records .*replay_capacity=10 records"),
         (
             {"training.warmup": "10"},

@@ -19,12 +19,14 @@ def dream(
     context: Record,
     key: jax.Array,
     horizon: int,
+    starts: int = 1,
 ) -> Dream:
     """Roll a policy out in a world model's imagination.
 
-    The context is encoded in one parallel pass; its last frame is the first state of the dream,
-    and the first action is the policy's own. No gradient is taken through the rollout: the losses
-    evaluate actor and critic again on the stored features, in one batch.
+    The context is encoded in one parallel pass; its last frame is the first state of the dream
+    (with ``starts``, each of its last frames that of one), and the first action is the policy's
+    own. No gradient is taken through the rollout: the losses evaluate actor and critic again on the
+    stored features, in one batch.
 
     Args:
       world_model: the model.
@@ -33,13 +35,14 @@ def dream(
       context: real records ``(B, C, ...)``.
       key: a PRNG key.
       horizon: L, static.
+      starts: at how many of the last frames of each context a dream begins, static.
 
     Returns:
-      The dream. Its weight is 0 for contexts that end in a terminal or truncated record, whose
-      future was never trained.
+      B ``starts`` dreams. The weight is 0 for those that begin at a terminal or truncated record,
+      whose future was never trained.
     """
     key_observe, key_steps = jax.random.split(key)
-    carry, features = world_model.observe(variables, context, key_observe, horizon)
+    carry, features = world_model.observe(variables, context, key_observe, horizon, starts)
 
     def step(state, step_key):  # type: ignore[no-untyped-def]  # carry is the model's own pytree
         carry, features = state
@@ -58,6 +61,6 @@ def dream(
             action=actions,
             reward=rewards,
             continuation=continuations,
-            weight=1.0 - context.is_last[:, -1].astype(jnp.float32),
+            weight=1.0 - context.is_last[:, -starts:].reshape(-1).astype(jnp.float32),
         )
     )

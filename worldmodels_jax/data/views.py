@@ -29,6 +29,31 @@ def transitions(batch: Record) -> Transitions:
     return Transitions(batch.reward[:, 1:], batch.terminated[:, 1:], ~batch.is_first[:, 1:])
 
 
+def windows(x: jax.Array, count: int) -> jax.Array:
+    """The windows of a sequence that end at its last ``count`` steps.
+
+    Args:
+      x: ``(B, T, ...)``.
+      count: S, static, at most T.
+
+    Returns:
+      ``(B S, T - S + 1, ...)``, those of a sequence together, the oldest first.
+
+    Raises:
+      ValueError: if there are not so many.
+    """
+    batch, time, *rest = x.shape
+    if not 1 <= count <= time:
+        raise ValueError(
+            f"{count} windows do not fit a sequence of {time} steps: take 1 to {time}."
+        )
+    if count == 1:
+        return x
+    length = time - count + 1
+    index = jnp.arange(count)[:, None] + jnp.arange(length)
+    return x[:, index].reshape(batch * count, length, *rest)
+
+
 def segment_ids(is_first: jax.Array) -> jax.Array:
     """Number of the episode each record belongs to, counted from the start of the sequence.
 

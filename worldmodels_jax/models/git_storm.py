@@ -172,9 +172,11 @@ class _Module(nn.Module):
         }
         return loss, metrics
 
-    def observe(self, context: Record, key: jax.Array, horizon: int) -> tuple[Carry, jax.Array]:
+    def observe(
+        self, context: Record, key: jax.Array, horizon: int, starts: int
+    ) -> tuple[Carry, jax.Array]:
         c = self.config
-        batch, length = context.reward.shape
+        length = context.reward.shape[1] - starts + 1
         if length + horizon > c.max_length:
             raise ValueError(
                 f"a context of {length} frames and a horizon of {horizon} steps exceed the "
@@ -182,8 +184,17 @@ class _Module(nn.Module):
                 f"{length + horizon}, or shorten them."
             )
         key_posterior, key_prior = jax.random.split(key)
-        segments = self.segments(context.is_first)
-        vectors = self.tokenizer.encode(context.observation, key_posterior).vectors
+        # Frames that several starts share are encoded once.
+        vectors, action, is_first, segments = (
+            views.windows(x, starts)
+            for x in (
+                self.tokenizer.encode(context.observation, key_posterior).vectors,
+                context.action,
+                context.is_first,
+                self.segments(context.is_first),
+            )
+        )
+        batch = vectors.shape[0]
         cache = init_cache(
             layers=c.layers,
             batch=batch,
@@ -195,15 +206,15 @@ class _Module(nn.Module):
         hidden = jnp.zeros((batch, c.width), jnp.float32)
         if length > 1:
             states, cache = self.dynamics(
-                vectors[:, :-1], context.action[:, :-1], segments[:, :-1], cache, True
+                vectors[:, :-1], action[:, :-1], segments[:, :-1], cache, True
             )
             # Nothing of an earlier episode predicts a first frame.
-            first = context.is_first[:, -1:]
+            first = is_first[:, -1:]
             hidden = jnp.where(first, 0.0, states[:, -1].astype(jnp.float32))
         latest = vectors[:, -1]
         if c.acting_latent == "prior" and length > 1:
             predicted = self.tokenizer.embed(self.prior_sample(hidden, key_prior))
-            latest = jnp.where(context.is_first[:, -1, None, None], latest, predicted)
+            latest = jnp.where(is_first[:, -1, None, None], latest, predicted)
         features = jnp.concatenate([latest.reshape(batch, -1), hidden], -1)
         return Carry(cache, latest, segments[:, -1]), features
 
@@ -305,10 +316,10 @@ def make_git_storm(
         return value, (state, metrics)
 
     def observe(
-        variables: PyTree, context: Record, key: jax.Array, horizon: int
+        variables: PyTree, context: Record, key: jax.Array, horizon: int, starts: int = 1
     ) -> tuple[Carry, jax.Array]:
         chex.assert_rank(context.reward, 2)
-        return module.apply(variables, context, key, horizon, method="observe")
+        return module.apply(variables, context, key, horizon, starts, method="observe")
 
     def imagine(
         variables: PyTree, carry: Carry, action: jax.Array, key: jax.Array

@@ -1,7 +1,7 @@
 """The one interface of all world models: a NamedTuple of pure functions, in the manner of optax."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import jax
 
@@ -16,6 +16,16 @@ class Prediction(NamedTuple):
     continuation: jax.Array  # (B,) float32, probability that the episode has not terminated there
 
 
+class Observe(Protocol):
+    """The type of ``WorldModel.observe``."""
+
+    def __call__(
+        self, variables: PyTree, context: Record, key: jax.Array, horizon: int, starts: int = 1
+    ) -> tuple[PyTree, jax.Array]:
+        """See ``WorldModel``."""
+        ...
+
+
 class WorldModel(NamedTuple):
     """A world model as pure functions over explicit variables.
 
@@ -25,10 +35,11 @@ class WorldModel(NamedTuple):
     Attributes:
       init: ``(key) -> variables``.
       loss: ``(variables, batch (B, T, ...), key) -> loss, (new_model_state, metrics)``.
-      observe: ``(variables, context (B, C, ...), key, horizon) -> carry, features (B, F)``: the
-        posterior over real frames, at the last of them. The action of the last record is not
-        consumed: it is still to be chosen. ``horizon`` (static) is how many steps of ``imagine``
-        the carry must have room for.
+      observe: ``(variables, context (B, C, ...), key, horizon, starts=1) -> carry, features
+        (B starts, F)``: the posterior over real frames, at the last ``starts`` of each sequence, in
+        the order of sequences, then of time. The action of such a record is not consumed: it is
+        still to be chosen. ``horizon`` (static) is how many steps of ``imagine`` the carry must
+        have room for. A model with a bounded memory sees C - starts + 1 frames up to each start.
       imagine: ``(variables, carry, action (B, ...), key) -> carry, Prediction``.
       decode: ``(variables, carry) -> frames (B, *observation_shape)`` in the environment's own
         type and scale.
@@ -42,7 +53,7 @@ class WorldModel(NamedTuple):
 
     init: Callable[[jax.Array], PyTree]
     loss: Callable[[PyTree, Record, jax.Array], tuple[jax.Array, tuple[PyTree, Metrics]]]
-    observe: Callable[[PyTree, Record, jax.Array, int], tuple[PyTree, jax.Array]]
+    observe: Observe
     imagine: Callable[[PyTree, PyTree, jax.Array, jax.Array], tuple[PyTree, Prediction]]
     decode: Callable[[PyTree, PyTree], jax.Array]
     feature_size: int

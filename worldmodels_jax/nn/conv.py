@@ -5,6 +5,10 @@ is fast depends on the backend, so "auto" chooses.
 
 One index rule serves both directions: kernel tap k joins pixel o of the fine map and pixel i of the
 coarse map where o = 2 i - 1 + k, for rows and columns alike.
+
+The matrix products are those of Winograd's minimal filtering F(2, 2) where the sizes allow it: two
+outputs of two taps from three products in place of four, for rows and columns, so 9/16 of the
+arithmetic, with sums and differences only (Lavin and Gray, 2015).
 """
 
 import math
@@ -21,6 +25,8 @@ from jax.typing import DTypeLike
 Lowering = Literal["auto", "matmul", "lax"]
 
 _DIMENSIONS = ("NHWC", "HWIO", "NHWC")
+_CHUNK = 4096  # pixels of the finer map that are worked on at once, which then stay in the cache
+_FEW = 16  # channels of the finer map below which the products are too thin to be worth transforms
 
 
 def conv4s2(x: jax.Array, kernel: jax.Array, lowering: Lowering = "auto") -> jax.Array:
@@ -31,8 +37,8 @@ def conv4s2(x: jax.Array, kernel: jax.Array, lowering: Lowering = "auto") -> jax
     Args:
       x: (B, H, W, C), H and W even.
       kernel: (4, 4, C, F), of the same dtype as ``x``.
-      lowering: "matmul" (patches times kernel), "lax" (library convolution) or "auto", which is
-        "matmul" on CPU and "lax" elsewhere.
+      lowering: "matmul" (matrix products), "lax" (library convolution) or "auto", which is "matmul"
+        on CPU and "lax" elsewhere.
 
     Returns:
       (B, H/2, W/2, F).
@@ -41,7 +47,7 @@ def conv4s2(x: jax.Array, kernel: jax.Array, lowering: Lowering = "auto") -> jax
       ValueError: if H or W is odd, or ``lowering`` is not one of the three.
     """
     _check(x, kernel)
-    B, H, W, C = x.shape
+    _, H, W, C = x.shape
     if H % 2 or W % 2:
         raise ValueError(
             f"A stride-2 convolution got a feature map of {H}x{W} pixels, but both sides must be "
@@ -51,13 +57,8 @@ def conv4s2(x: jax.Array, kernel: jax.Array, lowering: Lowering = "auto") -> jax
         return jax.lax.conv_general_dilated(
             x, kernel, (2, 2), ((1, 1), (1, 1)), dimension_numbers=_DIMENSIONS
         )
-    h, w, F = H // 2, W // 2, kernel.shape[-1]
-    # Space to depth: a 4x4 window at stride 2 is a 2x2 window at stride 1 of 2x2 cells, and these
-    # windows are four shifted slices, with no gather and so no scatter in the gradient.
-    padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
-    cells = padded.reshape(B, h + 1, 2, w + 1, 2, C).swapaxes(2, 3).reshape(B, h + 1, w + 1, 4 * C)
-    by_cell = kernel.reshape(2, 2, 2, 2, C, F).swapaxes(1, 2).reshape(16 * C, F)
-    return _windows(cells) @ by_cell
+    winograd = H % 4 == 0 and W % 4 == 0 and C >= _FEW
+    return _in_chunks(_winograd if winograd else _patches, x, kernel, H * W)
 
 
 def conv_transpose4s2(x: jax.Array, kernel: jax.Array, lowering: Lowering = "auto") -> jax.Array:
@@ -69,8 +70,8 @@ def conv_transpose4s2(x: jax.Array, kernel: jax.Array, lowering: Lowering = "aut
     Args:
       x: (B, H, W, C).
       kernel: (4, 4, C, F), of the same dtype as ``x``; input channels before output channels.
-      lowering: "matmul" (one product, then overlapping sums), "lax" (library convolution) or
-        "auto", which is "matmul" on CPU and "lax" elsewhere.
+      lowering: "matmul" (matrix products), "lax" (library convolution) or "auto", which is "matmul"
+        on CPU and "lax" elsewhere.
 
     Returns:
       (B, 2H, 2W, F).
@@ -79,18 +80,13 @@ def conv_transpose4s2(x: jax.Array, kernel: jax.Array, lowering: Lowering = "aut
       ValueError: if ``lowering`` is not one of the three.
     """
     _check(x, kernel)
-    B, H, W, C = x.shape
+    _, H, W, _ = x.shape
     if not _use_matmul(lowering):
         return jax.lax.conv_general_dilated(
             x, kernel[::-1, ::-1], (1, 1), ((2, 2), (2, 2)), (2, 2), dimension_numbers=_DIMENSIONS
         )
-    F = kernel.shape[-1]
-    # Product first, shifts after: the shifted arrays have 16 F channels. Gathering the windows
-    # first shifts 16 C, and a decoder's F is the smaller (about 3 times faster on CPU).
-    products = x @ kernel.transpose(2, 0, 1, 3).reshape(C, 16 * F)
-    phases = products.reshape(B, H, W, 4, 4, F)
-    phases = _sum_taps(_sum_taps(phases, side=1, tap=3), side=2, tap=4)  # (B, H, W, 2, 2, F)
-    return phases.swapaxes(2, 3).reshape(B, 2 * H, 2 * W, F)
+    winograd = H % 2 == 0 and W % 2 == 0 and kernel.shape[-1] >= _FEW
+    return _in_chunks(_winograd_transpose if winograd else _products, x, kernel, 4 * H * W)
 
 
 class Conv4S2(nn.Module):
@@ -174,9 +170,102 @@ def _use_matmul(lowering: Lowering) -> bool:
     return lowering == "matmul" or (lowering == "auto" and jax.default_backend() == "cpu")
 
 
-def _windows(x: jax.Array) -> jax.Array:
-    """All 2x2 windows of (B, h + 1, w + 1, C), window rows before columns: (B, h, w, 4C)."""
-    return jnp.concatenate([x[:, :-1, :-1], x[:, :-1, 1:], x[:, 1:, :-1], x[:, 1:, 1:]], axis=-1)
+def _in_chunks(
+    convolution: Callable[[jax.Array, jax.Array], jax.Array],
+    x: jax.Array,
+    kernel: jax.Array,
+    pixels: int,
+) -> jax.Array:
+    """Convolves so many frames at a time that what lies between products stays in the cache.
+
+    In the backward pass it is computed again, which costs less than fetching it from memory.
+    """
+    convolution = jax.checkpoint(convolution)
+    batch = x.shape[0]
+    chunks = -(-batch // max(1, _CHUNK // pixels))
+    if chunks <= 1:
+        return convolution(x, kernel)
+    size = -(-batch // chunks)
+    x = jnp.pad(x, ((0, chunks * size - batch), (0, 0), (0, 0), (0, 0)))
+    y = jax.lax.map(lambda part: convolution(part, kernel), x.reshape(chunks, size, *x.shape[1:]))
+    return y.reshape(chunks * size, *y.shape[2:])[:batch]
+
+
+def _cells(x: jax.Array) -> jax.Array:
+    """Padding and space to depth: (B, 2h, 2w, C) to the (B, h + 1, w + 1, 4C) cells of 2x2 pixels.
+
+    A 4x4 window at stride 2 is a 2x2 window of cells at stride 1, and all these windows are shifted
+    slices, with no gather and so no scatter in the gradient.
+    """
+    B, H, W, C = x.shape
+    h, w = H // 2, W // 2
+    padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    return padded.reshape(B, h + 1, 2, w + 1, 2, C).swapaxes(2, 3).reshape(B, h + 1, w + 1, 4 * C)
+
+
+def _by_cell(kernel: jax.Array) -> jax.Array:
+    """The kernel on cells: (4, 4, C, F) to (2, 2, 4C, F)."""
+    C, F = kernel.shape[2:]
+    return kernel.reshape(2, 2, 2, 2, C, F).swapaxes(1, 2).reshape(2, 2, 4 * C, F)
+
+
+def _patches(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """``conv4s2`` as one product of all windows with the kernel."""
+    cells = _cells(x)
+    windows = [cells[:, :-1, :-1], cells[:, :-1, 1:], cells[:, 1:, :-1], cells[:, 1:, 1:]]
+    return jnp.concatenate(windows, -1) @ _by_cell(kernel).reshape(-1, kernel.shape[-1])
+
+
+def _winograd(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """``conv4s2`` for H and W divisible by four, by nine products over tiles of 2x2 outputs.
+
+    Along one side, with cells d0, d1, d2 and taps g0, g1: the outputs are d0 g0 + d1 g1 = m0 + m1
+    and d1 g0 + d2 g1 = m1 + m2, where m0 = (d0 - d1) g0, m1 = d1 (g0 + g1), m2 = (d2 - d1) g1.
+    """
+    B, H, W, _ = x.shape
+    taps = _by_cell(kernel)
+    rows = []
+    for row, row_taps in zip(
+        _tiles(_cells(x), 1), (taps[0], taps[0] + taps[1], taps[1]), strict=True
+    ):
+        column_taps = (row_taps[0], row_taps[0] + row_taps[1], row_taps[1])
+        m = [tile @ tap for tile, tap in zip(_tiles(row, 2), column_taps, strict=True)]
+        rows.append(jnp.stack([m[0] + m[1], m[1] + m[2]], axis=3))
+    y = jnp.stack([rows[0] + rows[1], rows[1] + rows[2]], axis=2)
+    return y.reshape(B, H // 2, W // 2, -1)
+
+
+def _tiles(cells: jax.Array, side: int) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """d0 - d1, d1 and d2 - d1 of all tiles along one side, which has an odd number of cells."""
+    padded = jnp.pad(cells, [(0, int(axis == side)) for axis in range(cells.ndim)])
+    pairs = padded.reshape(*cells.shape[:side], -1, 2, *cells.shape[side + 1 :])
+    even, odd = jnp.unstack(pairs, axis=side + 1)
+    first, middle, last = (
+        jax.lax.slice_in_dim(even, 0, -1, axis=side),
+        jax.lax.slice_in_dim(odd, 0, -1, axis=side),
+        jax.lax.slice_in_dim(even, 1, None, axis=side),
+    )
+    return first - middle, middle, last - middle
+
+
+def _winograd_transpose(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """``conv_transpose4s2`` for even H and W: the transpose of ``_winograd`` in its input."""
+    B, H, W, _ = x.shape
+    fine = jax.ShapeDtypeStruct((B, 2 * H, 2 * W, kernel.shape[-1]), x.dtype)
+    (y,) = jax.linear_transpose(lambda fine: _winograd(fine, kernel.swapaxes(2, 3)), fine)(x)
+    return y
+
+
+def _products(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """``conv_transpose4s2`` as one product with the whole kernel, then overlapping sums."""
+    B, H, W, C = x.shape
+    F = kernel.shape[-1]
+    # Product first, shifts after: the shifted arrays have 16 F channels. Gathering the windows
+    # first shifts 16 C, and a decoder's F is the smaller (about 3 times faster on CPU).
+    products = x @ kernel.transpose(2, 0, 1, 3).reshape(C, 16 * F)
+    phases = products.reshape(B, H, W, 4, 4, F)
+    phases = _sum_taps(_sum_taps(phases, side=1, tap=3), side=2, tap=4)  # (B, H, W, 2, 2, F)
+    return phases.swapaxes(2, 3).reshape(B, 2 * H, 2 * W, F)
 
 
 def _sum_taps(products: jax.Array, side: int, tap: int) -> jax.Array:

@@ -18,6 +18,8 @@ from worldmodels_jax.nn.conv import Conv4S2, ConvTranspose4S2
 from worldmodels_jax.nn.mlp import MLP
 from worldmodels_jax.ops import categorical, twohot
 
+_CHUNK = 262_144  # pixels that are encoded at once
+
 
 class Posterior(NamedTuple):
     """q(z | o): distribution, sample, and the sample as other parts consume it."""
@@ -63,6 +65,24 @@ class ConvEncoder(nn.Module):
             x = Conv4S2(channels, dtype=self.dtype)(x)
             x = nn.relu(_batch_norm(train, self.axis_name, self.dtype)(x))
         return x.reshape(*x.shape[:-3], -1)
+
+
+def _encode(encoder: ConvEncoder, x: jax.Array) -> jax.Array:
+    """``encoder(x, train=False)``; on a CPU so few frames at a time that they stay in the cache."""
+    *leading, height, width, channels = x.shape
+    count, size = math.prod(leading), max(1, _CHUNK // (height * width))
+    if jax.default_backend() != "cpu" or count <= size:
+        return encoder(x, False)
+    chunks = -(-count // size)
+    x = x.reshape(count, height, width, channels)
+    x = jnp.pad(x, ((0, chunks * size - count), (0, 0), (0, 0), (0, 0)))
+    scan = nn.scan(
+        lambda encoder, _, frames: (None, encoder(frames, False)),
+        variable_broadcast=("params", "batch_stats"),
+        split_rngs={},
+    )
+    _, y = scan(encoder, None, x.reshape(chunks, size, height, width, channels))
+    return y.reshape(chunks * size, -1)[:count].reshape(*leading, -1)
 
 
 class ConvDecoder(nn.Module):
@@ -182,7 +202,8 @@ class Tokenizer(nn.Module):
         chex.assert_shape(observation, (..., *self.observation_shape))
         x = self.target(observation)
         if self.is_image:
-            x = self.to_code(self.encoder(x, train).astype(jnp.float32))
+            x = self.encoder(x, train) if train else _encode(self.encoder, x)
+            x = self.to_code(x.astype(jnp.float32))
         else:
             x = self.encoder(x)
         x = x.reshape(*x.shape[:-1], self.num_tokens, -1)

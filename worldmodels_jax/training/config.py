@@ -24,6 +24,8 @@ class TrainingConfig:
       batch_length: T, records per sequence.
       dream_batch: B2, dreams per agent update.
       dream_context: C, real frames encoded before each dream.
+      dream_starts: dreams that begin at consecutive frames of one sampled sequence, whose frames
+        are encoded once for all of them; 1 draws every dream's context by itself.
       horizon: L, dreamed steps.
       acting_context: frames of the running episode the agent sees when it acts.
       world_model_ratio: world-model updates per agent step, may be below 1.
@@ -46,6 +48,7 @@ class TrainingConfig:
     batch_length: int = 64
     dream_batch: int = 1024
     dream_context: int = 8
+    dream_starts: int = 1
     horizon: int = 16
     acting_context: int = 16
     world_model_ratio: float = 1.0
@@ -130,12 +133,18 @@ def validate(config: Config) -> None:
                 f"{name} = {length} is longer than the position table: raise "
                 f"model.max_length={rows} to at least {length}, or shorten it."
             )
-    longest = max(t.batch_length, t.dream_context)
+    if t.dream_batch % t.dream_starts:
+        raise ValueError(
+            f"training.dream_batch={t.dream_batch} dreams cannot begin {t.dream_starts} to a "
+            "sequence (training.dream_starts): make the former a multiple of the latter."
+        )
+    longest = max(t.batch_length, t.dream_context + t.dream_starts - 1)
     if longest > t.replay_capacity // num_envs:
         raise ValueError(
-            f"sequences of {longest} records (training.batch_length, training.dream_context) do "
-            f"not fit a replay of training.replay_capacity={t.replay_capacity} records split over "
-            f"env.num_envs={num_envs} environments: raise the capacity or shorten the sequences."
+            f"sequences of {longest} records (training.batch_length, training.dream_context, "
+            f"training.dream_starts) do not fit a replay of training.replay_capacity="
+            f"{t.replay_capacity} records split over env.num_envs={num_envs} environments: raise "
+            "the capacity or shorten the sequences."
         )
     if longest > warmup_iterations(config):
         raise ValueError(

@@ -76,6 +76,12 @@ def gradient_step(
     return Learner({"params": params, **rest, **state}, optimiser_state), metrics
 
 
+def dream_contexts(config: TrainingConfig) -> tuple[int, int]:
+    """How many sequences are drawn for the dreams of an agent update, and their length."""
+    starts = config.dream_starts
+    return config.dream_batch // starts, config.dream_context + starts - 1
+
+
 def make_updates(
     config: TrainingConfig, world_model: WorldModel, agent: Agent, axis_name: str | None = None
 ) -> Updates:
@@ -124,6 +130,7 @@ def make_updates(
             context,
             key,
             config.horizon,
+            config.dream_starts,
         )
         learner, metrics = gradient_step(
             lambda variables: agent.loss(variables, dreamed),
@@ -141,7 +148,5 @@ def make_updates(
         sample_world_model=lambda replay, key: sample(
             replay, key, config.batch_size, config.batch_length
         ),
-        sample_agent=lambda replay, key: sample(
-            replay, key, config.dream_batch, config.dream_context
-        ),
+        sample_agent=lambda replay, key: sample(replay, key, *dream_contexts(config)),
     )

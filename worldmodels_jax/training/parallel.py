@@ -103,16 +103,17 @@ def per_device_config(config: Config, num_devices: int) -> Config:
     Raises:
       ValueError: naming the field that cannot be split evenly.
     """
-    for name, value in (
-        ("env.num_envs", config.env.num_envs),
-        ("training.batch_size", config.training.batch_size),
-        ("training.dream_batch", config.training.dream_batch),
+    for name, value, unit in (
+        ("env.num_envs", config.env.num_envs, 1),
+        ("training.batch_size", config.training.batch_size, 1),
+        ("training.dream_batch", config.training.dream_batch, config.training.dream_starts),
     ):
-        if value % num_devices:
-            next_one = -(-value // num_devices) * num_devices
+        if value % (num_devices * unit):
+            next_one = -(-value // (num_devices * unit)) * num_devices * unit
+            each = f", {unit} (training.dream_starts) at a time" if unit > 1 else ""
             raise ValueError(
-                f"{name}={value} cannot be split evenly over {num_devices} devices: make it a "
-                f"multiple of {num_devices}, e.g. --config.{name}={next_one}."
+                f"{name}={value} cannot be split evenly over {num_devices} devices{each}: make it "
+                f"a multiple of {num_devices * unit}, e.g. --config.{name}={next_one}."
             )
     training = dataclasses.replace(
         config.training,
