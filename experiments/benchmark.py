@@ -22,7 +22,14 @@ from absl import flags
 from jax.experimental.compilation_cache import compilation_cache
 
 from experiments import common
-from experiments.benchmark_parts import Part, decoding_parts, parts_of, random_records, warm
+from experiments.benchmark_parts import (
+    Part,
+    decoding_parts,
+    parts_of,
+    random_records,
+    stepped_by_host,
+    warm,
+)
 from experiments.configs import PRESETS
 from worldmodels_jax import envs
 from worldmodels_jax.evaluation import cost
@@ -56,43 +63,36 @@ def measure(part: Part, ceiling: float, repeats: int) -> dict[str, Any]:
 
 
 def measure_training(
-    config: Config, parts: Parts, num_seeds: int, ceiling: float, repeats: int
+    config: Config,
+    parts: Parts,
+    num_seeds: int,
+    ceiling: float,
+    repeats: int,
+    *,
+    host_stepped: bool = False,
 ) -> dict[str, Any]:
     """Whole training steps: a chunk of the loop after its warm-up.
 
-    The arithmetic is that of the updates; acting and environment are left out.
+    The arithmetic is that of the updates; acting and environment are left out. ``host_stepped``
+    steps a JAX-native environment from Python, as an emulator is, to tell what the fusion gains.
     """
     chunk, num_envs = config.training.chunk, config.env.num_envs
+    host = None
     if parts.open_host is not None:
-        host = parts.open_host(num_envs, 0, False)
-        loop = make_host_loop(host, parts.halves)
-        state = loop.init(0)
-        state, _ = loop.run(state, chunk)  # the warm-up
-        state, _ = loop.run(state, 1)  # compiles the updates
-        calls: list[tuple[float, float]] = []
-        for _ in range(repeats):
-            wall, cpu = time.perf_counter(), time.process_time()
-            state, metrics = loop.run(state, 1)
-            jax.block_until_ready((state, metrics))
-            calls.append((time.perf_counter() - wall, time.process_time() - cpu))
-        host.close()
-        iterations = 1
-    else:
+        host, iterations = parts.open_host(num_envs, 0, False), 1
+    elif host_stepped:
         assert parts.env is not None
-        loop = make_loop(config, envs.batch(envs.auto_reset(parts.env), num_envs), parts.halves)  # type: ignore[assignment]
-        key = jax.random.key(0)
-        if num_seeds > 1:
-            loop = over_seeds(loop)  # type: ignore[arg-type, assignment]
-            key = jax.vmap(jax.random.key)(np.arange(num_seeds))
-        run: Callable[[LoopState], Any] = jax.jit(loop.run, donate_argnums=0)
-        state, _ = run(jax.jit(loop.init)(key))
-        state, _ = jax.block_until_ready(run(state))
-        calls = []
-        for _ in range(repeats):
-            wall, cpu = time.perf_counter(), time.process_time()
-            state, metrics = jax.block_until_ready(run(state))
-            calls.append((time.perf_counter() - wall, time.process_time() - cpu))
+        host, iterations = stepped_by_host(parts.env, num_envs, 0), chunk
+    else:
         iterations = chunk
+    if host is not None:
+        loop = make_host_loop(host, parts.halves)
+        state, _ = loop.run(loop.init(0), chunk)  # the warm-up
+        state, _ = loop.run(state, 1)  # compiles the updates
+        calls = _time(lambda state: loop.run(state, iterations), state, repeats)
+        host.close()
+    else:
+        calls = _time(*_compiled_loop(config, parts, num_seeds), repeats)
     walls = np.asarray([wall for wall, _ in calls]) / iterations
     low, median, high = np.quantile(walls, [0.25, 0.5, 0.75])
     flops = num_seeds * _update_flops(config, parts)
@@ -111,6 +111,33 @@ def measure_training(
         "compile_cached": None,
         "steps_per_second": num_envs * num_seeds / float(median),
     }
+
+
+def _compiled_loop(
+    config: Config, parts: Parts, num_seeds: int
+) -> tuple[Callable[[LoopState], Any], LoopState]:
+    """One chunk of the compiled loop, and a state that is past the warm-up and its compilation."""
+    assert parts.env is not None
+    env = envs.batch(envs.auto_reset(parts.env), config.env.num_envs)
+    loop, key = make_loop(config, env, parts.halves), jax.random.key(0)
+    if num_seeds > 1:
+        loop, key = over_seeds(loop), jax.vmap(jax.random.key)(np.arange(num_seeds))
+    run: Callable[[LoopState], Any] = jax.jit(loop.run, donate_argnums=0)
+    state, _ = run(jax.jit(loop.init)(key))
+    return run, run(state)[0]
+
+
+def _time(
+    run: Callable[[LoopState], Any], state: LoopState, repeats: int
+) -> list[tuple[float, float]]:
+    """Wall and CPU seconds of consecutive calls."""
+    calls = []
+    state = jax.block_until_ready(state)
+    for _ in range(repeats):
+        wall, cpu = time.perf_counter(), time.process_time()
+        state, _ = jax.block_until_ready(run(state))
+        calls.append((time.perf_counter() - wall, time.process_time() - cpu))
+    return calls
 
 
 def _update_flops(config: Config, parts: Parts) -> float:
@@ -191,6 +218,10 @@ def benchmark(
             name = f"training step, {number} seed{'s' * (number > 1)}"
             if wanted(name) and (number == 1 or parts.env is not None):
                 keep(preset, name, measure_training(config, parts, number, ceiling, repeats))
+        name = "training step, host-stepped"
+        if parts.env is not None and wanted(name):
+            row = measure_training(config, parts, 1, ceiling, repeats, host_stepped=True)
+            keep(preset, name, row)
     return {"machine": machine(ceiling), "overrides": overrides or {}, "rows": rows}
 
 
@@ -268,10 +299,14 @@ def main(overrides: dict[str, str]) -> None:
         path = Path(flags.FLAGS.out)
         with replacing(path) as temporary:
             temporary.write_text(json.dumps(result, indent=2) + "\n")
-        from worldmodels_jax.viz.bars import plot_benchmark
+        from worldmodels_jax.viz.bars import plot_benchmark, plot_seed_throughput
 
-        plot_benchmark(path.with_suffix(".png"), result)
-        print(f"Wrote {path} and {path.with_suffix('.png')}")
+        pictures = [path.with_suffix(".png")]
+        plot_benchmark(pictures[0], result)
+        if len(flags.FLAGS.seeds) > 1:
+            pictures.append(path.with_name(f"{path.stem}_seeds.png"))
+            plot_seed_throughput(pictures[1], result)
+        print(f"Wrote {path}, {', '.join(map(str, pictures))}")
 
 
 def define_flags() -> None:
@@ -280,7 +315,7 @@ def define_flags() -> None:
     flags.DEFINE_list("parts", None, "Only parts whose name contains one of these.")
     flags.DEFINE_list("seeds", ["1"], "Training step: numbers of seeds in one program.")
     flags.DEFINE_integer("repeats", 5, "Timed calls, at least.", lower_bound=1)
-    flags.DEFINE_string("out", None, "JSON file; a plot of the same name lies beside it.")
+    flags.DEFINE_string("out", None, "JSON file; plots of the same name lie beside it.")
     flags.DEFINE_string("compare", None, "JSON of an earlier run, to print ratios to.")
 
 

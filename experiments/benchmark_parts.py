@@ -14,7 +14,7 @@ from worldmodels_jax.models.git_storm import make_git_storm
 from worldmodels_jax.training.config import Config
 from worldmodels_jax.training.learner import dream_contexts, make_updates
 from worldmodels_jax.training.parts import Parts
-from worldmodels_jax.types import EnvSpec, Record
+from worldmodels_jax.types import Environment, EnvSpec, HostVector, Record, TimeStep
 
 # (T_draft, T_revise) of the MaskGIT priors, once each.
 _ROUNDS = {"maskgit, T=1": (1, 1), "maskgit, T_revise=4": (1, 4)}
@@ -56,6 +56,42 @@ def random_records(spec: EnvSpec, shape: tuple[int, ...], seed: int = 0) -> Reco
         truncated=jnp.zeros(shape, bool),
         is_first=jnp.zeros(shape, bool),
     )
+
+
+class _SteppedByHost:
+    """A JAX-native environment behind the interface of emulators."""
+
+    def __init__(self, env: Environment, num_envs: int, seed: int) -> None:
+        self.spec, self.num_envs = env.spec, num_envs
+        env = envs.batch(envs.auto_reset(env), num_envs)
+        self._reset, self._step = jax.jit(env.reset), jax.jit(env.step)
+        self._key = jax.random.key(seed)
+
+    def _next_key(self) -> jax.Array:
+        self._key, key = jax.random.split(self._key)
+        return key
+
+    def reset(self) -> TimeStep:
+        self._state, time_step = self._reset(self._next_key())
+        return jax.tree.map(np.asarray, time_step)
+
+    def step(self, actions: np.ndarray) -> TimeStep:
+        self._state, time_step = self._step(self._state, actions, self._next_key())
+        return jax.tree.map(np.asarray, time_step)
+
+    def save_state(self) -> bytes | None:
+        return None
+
+    def load_state(self, state: bytes) -> None:
+        raise NotImplementedError
+
+    def close(self) -> None:
+        pass
+
+
+def stepped_by_host(env: Environment, num_envs: int, seed: int) -> HostVector:
+    """The environment, taking every step from Python: what a loop that is not fused does."""
+    return _SteppedByHost(env, num_envs, seed)
 
 
 def warm(config: Config) -> Config:

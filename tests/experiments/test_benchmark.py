@@ -31,3 +31,20 @@ def test_parts_are_measured(tmp_path: Path) -> None:
     assert all(line.endswith("x1.00") for line in lines)  # as fast as itself
     json.dumps(result)
     plot_benchmark(tmp_path / "bars.png", result)
+
+
+def test_whole_steps_are_measured_fused_seeded_and_stepped_by_the_host() -> None:
+    result = benchmark.benchmark(
+        ["debug"],
+        overrides={"model.prior": "mlp"},
+        only=["training step"],
+        seeds=(2,),
+        repeats=2,
+    )
+    names = ("2 seeds", "host-stepped")
+    rows = {name: result["rows"][f"debug: training step, {name}"] for name in names}
+    assert len(result["rows"]) == len(names)
+    assert rows["2 seeds"]["flops"] == 2 * rows["host-stepped"]["flops"] > 0
+    for name, row in rows.items():
+        agents = 2 * (2 if name == "2 seeds" else 1)  # environments times seeds
+        assert row["steps_per_second"] == pytest.approx(agents / row["median"])

@@ -4,13 +4,14 @@ import math
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from worldmodels_jax.viz import curves, dream
-from worldmodels_jax.viz.bars import plot_benchmark
+from worldmodels_jax.viz import bars, curves, dream
+from worldmodels_jax.viz.bars import plot_benchmark, plot_seed_throughput
 
 BLUE, ORANGE, DARK = (64, 128, 255), (255, 144, 32), (24, 24, 24)
 # Layout: a header of 14 pixels over each panel, a border of 3 around it, 4 between panels.
@@ -276,3 +277,20 @@ def test_benchmark_bars_need_rows(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no rows to draw"):
         plot_benchmark(tmp_path / "none.png", {**result, "rows": {}})
     assert not (tmp_path / "none.png").exists()
+
+
+def test_throughput_over_seeds_is_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    figures: list[Any] = []
+    monkeypatch.setattr(bars, "_save", lambda figure, path: figures.append(figure))
+    speeds = {"training step, 1 seed": 10.0, "training step, 4 seeds": 32.0, "act": 500.0}
+    rows = {f"catch: {name}": {"steps_per_second": speed} for name, speed in speeds.items()}
+    result = {"machine": {"device": "cpu"}, "rows": rows}
+    plot_seed_throughput(tmp_path / "seeds.png", result)
+    lines = {line.get_label(): line.get_xydata().tolist() for line in figures[-1].axes[0].lines}
+    assert lines == {
+        "catch, all seeds": [[1.0, 10.0], [4.0, 32.0]],
+        "catch, each seed": [[1.0, 10.0], [4.0, 8.0]],
+    }
+    del rows["catch: training step, 4 seeds"]
+    with pytest.raises(ValueError, match="--seeds=1,2,4,8"):
+        plot_seed_throughput(tmp_path / "none.png", result)
