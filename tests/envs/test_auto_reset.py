@@ -129,3 +129,27 @@ def test_an_environment_without_outcomes_has_none_in_a_batch_either():
 def test_an_empty_batch_is_refused():
     with pytest.raises(ValueError, match="num_envs=0"):
         batch(_counter(1, True), 0)
+
+
+def test_a_batch_resets_only_what_ended_and_only_then():
+    """Two counters out of step, against each of them alone; resets are behind one branch."""
+    env = auto_reset(_counter(2, True))
+    keys = jax.random.split(jax.random.key(3), 12)
+    ahead, _ = env.reset(keys[0])
+    ahead, _ = env.step(ahead, jnp.int32(7), keys[0])
+    behind, _ = env.reset(keys[1])
+    state = jax.tree.map(lambda *x: jnp.stack(x), ahead, behind)
+    together = jax.jit(jax.vmap(env.step, in_axes=(0, None, 0)))  # an action common to both
+    for key in keys:
+        both = jax.random.split(key)
+        state, time_step = together(state, jnp.int32(5), both)
+        ahead, first = env.step(ahead, jnp.int32(5), both[0])
+        behind, second = env.step(behind, jnp.int32(5), both[1])
+        expected = jax.tree.map(lambda *x: np.stack(x), first, second)
+        jax.tree.map(np.testing.assert_array_equal, time_step, expected)
+    jaxpr = jax.make_jaxpr(together)(state, jnp.int32(5), both)
+    draws = str(jaxpr).count("random_bits")
+    branches = [e for e in jaxpr.jaxpr.eqns[0].params["jaxpr"].eqns if e.primitive.name == "cond"]
+    assert len(branches) == 1
+    assert draws > 0
+    assert str(branches[0]).count("random_bits") == draws

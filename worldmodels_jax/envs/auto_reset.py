@@ -1,8 +1,9 @@
 """Wrappers of JAX-native environments: resetting one record later, and a batch axis."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 
 from worldmodels_jax.types import Environment, Metrics, PyTree, TimeStep
 
@@ -26,9 +27,42 @@ def auto_reset(env: Environment) -> Environment:
 
     Returns:
       An environment with the same spec and outcomes whose state is an `AutoResetState`. The
-      outcomes are those of the episode that the time step belongs to. Under ``vmap`` both
-      branches are computed and selected from; unbatched, only the needed one runs.
+      outcomes are those of the episode that the time step belongs to. A reset is computed only
+      when it is due, under ``vmap`` when it is due in any environment of the batch.
     """
+
+    Advanced = tuple[PyTree, TimeStep]
+
+    @jax.custom_batching.custom_vmap
+    def advance(state: AutoResetState, action: jax.Array, key: jax.Array) -> Advanced:
+        return jax.lax.cond(
+            state.is_last,
+            lambda: env.reset(key),
+            lambda: env.step(state.env_state, action, key),
+        )
+
+    # vmap would turn the branch into a selection, and so generate E new worlds in every step.
+    @advance.def_vmap
+    def advance_all(
+        axis_size: int, in_batched: Any, state: AutoResetState, action: jax.Array, key: jax.Array
+    ) -> tuple[Advanced, Any]:
+        args = jax.tree.map(
+            lambda x, batched: x if batched else jnp.broadcast_to(x, (axis_size, *x.shape)),
+            (state, action, key),
+            tuple(in_batched),
+        )
+        state, action, key = args
+        stepped = jax.vmap(env.step)(state.env_state, action, key)
+
+        def with_resets() -> Advanced:
+            def choose(fresh: jax.Array, other: jax.Array) -> jax.Array:
+                due = state.is_last.reshape(-1, *[1] * (fresh.ndim - 1))
+                return jnp.where(due, fresh, other)
+
+            return jax.tree.map(choose, jax.vmap(env.reset)(key), stepped)
+
+        out = jax.lax.cond(state.is_last.any(), with_resets, lambda: stepped)
+        return out, jax.tree.map(lambda _: True, out)
 
     def reset(key: jax.Array) -> tuple[AutoResetState, TimeStep]:
         env_state, time_step = env.reset(key)
@@ -37,11 +71,7 @@ def auto_reset(env: Environment) -> Environment:
     def step(
         state: AutoResetState, action: jax.Array, key: jax.Array
     ) -> tuple[AutoResetState, TimeStep]:
-        env_state, time_step = jax.lax.cond(
-            state.is_last,
-            lambda: env.reset(key),
-            lambda: env.step(state.env_state, action, key),
-        )
+        env_state, time_step = advance(state, action, key)
         return AutoResetState(env_state, time_step.is_last), time_step
 
     def outcomes(state: AutoResetState) -> Metrics:
