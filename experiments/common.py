@@ -1,10 +1,12 @@
 """What the entry points share: flags, presets, the compilation cache, errors without tracebacks."""
 
 import contextlib
+import faulthandler
 import gc
 import logging
 import os
 import signal
+import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -17,6 +19,22 @@ from worldmodels_jax.config import ConfigError, apply_overrides, describe, split
 from worldmodels_jax.training.checkpoint import CheckpointError
 from worldmodels_jax.training.config import Config
 from worldmodels_jax.training.metrics import NonFiniteLossError
+from worldmodels_jax.training.parallel import is_main_process, num_hosts
+
+# What a scheduler sends to end a job is for the process that is watched. That one waits in its dump
+# for this program to read on, and so cannot be gone, and in a container all else with it, before
+# the note is out: the list of extension modules, a dump's end, is longer than the pipe.
+_WITNESS = """
+import os, signal, sys
+for number in (signal.SIGINT, signal.SIGTERM):
+    signal.signal(number, signal.SIG_IGN)
+dump, end = b"", b"\\nExtension modules:"
+while end not in dump and (part := os.read(0, 512)):
+    dump += part
+dump = dump.partition(end)[0].decode(errors="replace")
+note = sys.argv[1] if "Fatal Python error: Aborted" in dump else ""
+sys.stderr.write(dump + note)
+"""
 
 
 def use_compilation_cache() -> None:
@@ -65,6 +83,41 @@ def stop_signals() -> Iterator[Callable[[], bool]]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def lost_host_note(directory: Path) -> Iterator[None]:
+    """Where another host is lost, end with a paragraph on stderr that says so.
+
+    JAX aborts a process whose peers are lost: none of its own code runs after that. So what Python
+    dumps while it is aborted goes to a little program beside it, which adds the paragraph. If the
+    block raises, that one stays to the end: JAX may abort as late as when it signs off.
+
+    Args:
+      directory: of the run, to name.
+    """
+    if num_hosts() == 1:
+        yield
+        return
+    lost = "another host" if is_main_process() else "process 0, the coordinator, or another host"
+    note = (
+        f"\nerror: JAX ended process {jax.process_index()} of {num_hosts()}, most likely because "
+        f"{lost} was lost; what JAX says of it is above. The run in {directory} ends on all hosts. "
+        "The same commands go on from its last checkpoint, also on another number of hosts or "
+        "devices.\n"
+    )
+    witness = subprocess.Popen(
+        [sys.executable, "-I", "-S", "-c", _WITNESS, note],
+        stdin=subprocess.PIPE,
+        pipesize=4096,
+        start_new_session=True,  # a Ctrl-C of the terminal is for the process that is watched
+    )
+    assert witness.stdin is not None
+    faulthandler.enable(witness.stdin)
+    yield
+    faulthandler.enable()
+    witness.stdin.close()
+    witness.wait()
 
 
 @contextlib.contextmanager

@@ -16,6 +16,7 @@ from experiments import common, evaluate, imagine
 from worldmodels_jax.training.config import Config
 from worldmodels_jax.training.load import saved_steps
 from worldmodels_jax.training.metrics import console_line, read_metrics
+from worldmodels_jax.training.model_config import system_name
 from worldmodels_jax.training.parallel import How, is_main_process, join_hosts, num_hosts
 from worldmodels_jax.training.parts import build
 from worldmodels_jax.training.run import train
@@ -38,18 +39,32 @@ _COORDINATOR = flags.DEFINE_string(
 )
 _PROCESS_ID = flags.DEFINE_integer("process_id", None, "Number of this host, from 0.")
 _NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "Number of hosts.")
+_HEARTBEAT_TIMEOUT = flags.DEFINE_integer(
+    "heartbeat_timeout",
+    30,
+    "Seconds without a sign of life after which a host is lost, and all others end.",
+    lower_bound=1,
+)
 
 
 def main(overrides: dict[str, str]) -> None:
     """Train, evaluate, draw."""
-    join_hosts(_COORDINATOR.value, _PROCESS_ID.value, _NUM_PROCESSES.value)
+    join_hosts(
+        _COORDINATOR.value,
+        _PROCESS_ID.value,
+        _NUM_PROCESSES.value,
+        heartbeat_timeout=_HEARTBEAT_TIMEOUT.value,
+    )
     config = common.make_config(_CONFIG.value, overrides)
     directory = Path(_RUN.value or f"runs/{_CONFIG.value}")
     total = config.training.steps
-    system = f"{config.env.name}, {total} steps, prior={config.model.prior}"
+    system = f"{system_name(config.model)} on {config.env.name}, {total} steps"
     if is_main_process():
         print(f"{config.preset}: {system} -> {directory}")
-    with tqdm(total=total, unit="step", smoothing=0.1, disable=not is_main_process()) as bar:
+    with (
+        common.lost_host_note(directory),
+        tqdm(total=total, unit="step", smoothing=0.1, disable=not is_main_process()) as bar,
+    ):
 
         def report(step: int, metrics: Mapping[str, float]) -> None:
             bar.update(min(step, total) - bar.n)

@@ -2,6 +2,7 @@
 
 What is random is drawn per device, so the world model here is one without randomness: VQ latents,
 an MLP prior, no dropout. The agent dreams in a model that can be computed by hand, greedily.
+``test_eight_devices`` runs the updates again where JAX sees eight devices.
 """
 
 import dataclasses
@@ -26,7 +27,8 @@ from worldmodels_jax.training.learner import Learner, gradient_step, make_update
 from worldmodels_jax.types import EnvSpec, Record
 
 AXIS = "device"
-B, T, A = 4, 5, 3
+DEVICES = [1, 2, jax.device_count()]
+B, T, A = 8, 5, 3
 SPEC = EnvSpec("grid", (4, 4, 1), "uint8", A, True, 100)
 KEY = jax.random.key(0)
 CONFIG = GitStormConfig(
@@ -148,12 +150,13 @@ def test_free_bits_are_those_of_the_mean_over_devices(kl, expected, slope):
 
 @pytest.fixture(scope="module")
 def batch():
-    """Four sequences with 1, 4, 3 and 4 valid transitions."""
+    """Eight sequences with 1, 4, 3, 4, 4, 2, 4 and 4 valid transitions."""
     rng = np.random.default_rng(0)
     is_first = np.zeros((B, T), bool)
-    is_first[0, [1, 2, 3]] = is_first[2, 2] = True
+    is_first[0, [1, 2, 3]] = is_first[2, 2] = is_first[5, [1, 3]] = True
     # Brightness differs from sequence to sequence, and so do the statistics of each device.
-    low, high = np.array([0, 50, 100, 200]), np.array([100, 256, 150, 256])
+    low = np.array([0, 50, 100, 200, 20, 0, 150, 80])
+    high = np.array([100, 256, 150, 256, 60, 256, 200, 90])
     frames = rng.integers(low, high, (T, *SPEC.observation_shape, B)).astype(np.uint8)
     batch = Record(
         observation=np.moveaxis(frames, -1, 0),
@@ -204,7 +207,7 @@ def assert_same_update(actual, reference):
     )
 
 
-@pytest.mark.parametrize("devices", [1, 2, 4])
+@pytest.mark.parametrize("devices", DEVICES)
 def test_world_model_update_by_shard_map(batch, reference, devices):
     before, after = reference
     update = split(world_model_updates(AXIS).world_model, devices, (P(), P(AXIS), P()))
@@ -276,9 +279,9 @@ def imagine(variables, carry, action, key):
 MODEL = WorldModel(lambda key: {"params": {}}, None, observe, imagine, None, feature_size=32)
 
 
-@pytest.mark.parametrize("devices", [1, 2, 4])
+@pytest.mark.parametrize("devices", DEVICES)
 def test_agent_update(batch, devices):
-    # Two of the four dreams start where an episode ends, both on the same device of two.
+    # Two of the eight dreams start where an episode ends, both on the same device of two.
     context = batch._replace(truncated=batch.truncated.at[:2, -1].set(True))
     whole = make_updates(TRAINING, MODEL, agent_for(32))
     parts = make_updates(TRAINING, MODEL, agent_for(32, AXIS), AXIS)

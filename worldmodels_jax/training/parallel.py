@@ -23,7 +23,6 @@ from worldmodels_jax.training.online import LoopState
 from worldmodels_jax.types import PyTree
 
 AXIS = "device"
-_LOST_AFTER = 30  # seconds without a heartbeat
 How = Literal["shard_map", "pmap"]
 
 # Which axis of a leaf, or of all leaves below, counts environments; None: the same on all devices.
@@ -124,7 +123,11 @@ def per_device_config(config: Config, num_devices: int) -> Config:
 
 
 def join_hosts(
-    coordinator: str | None = None, process_id: int | None = None, num_processes: int | None = None
+    coordinator: str | None = None,
+    process_id: int | None = None,
+    num_processes: int | None = None,
+    *,
+    heartbeat_timeout: int = 30,
 ) -> None:
     """Make the processes of several hosts one program; call it before anything else of JAX.
 
@@ -135,9 +138,11 @@ def join_hosts(
       coordinator: ``host:port`` of the first process.
       process_id: of this process, from 0.
       num_processes: how many there are.
+      heartbeat_timeout: seconds without a sign of life after which a process counts as lost; all
+        others are then ended.
 
     Raises:
-      ValueError: if only some of them are given.
+      ValueError: if only some of the first three are given.
     """
     given = {"coordinator": coordinator, "process_id": process_id, "num_processes": num_processes}
     missing = [name for name, value in given.items() if value is None]
@@ -148,9 +153,8 @@ def join_hosts(
         )
     if missing and not _surrounded():
         return
-    # A lost host is noticed, and all others end, within this time.
     jax.distributed.initialize(
-        coordinator, num_processes, process_id, heartbeat_timeout_seconds=_LOST_AFTER
+        coordinator, num_processes, process_id, heartbeat_timeout_seconds=heartbeat_timeout
     )
 
 
