@@ -7,6 +7,7 @@ Times are medians with quartiles; arithmetic counts matrix products and convolut
 often as they run, and is compared with the machine's own speed at a large matrix product.
 """
 
+import dataclasses
 import json
 import os
 import platform
@@ -40,6 +41,8 @@ from worldmodels_jax.training.learner import dream_contexts, make_updates
 from worldmodels_jax.training.online import LoopState, make_loop, over_seeds
 from worldmodels_jax.training.parts import Parts, build
 
+_SHORT = 0.3  # seconds; a shorter call is for its own part too dear to stand for a run
+
 
 def measure(part: Part, ceiling: float, repeats: int) -> dict[str, Any]:
     """One row of the table."""
@@ -69,12 +72,14 @@ def measure_training(
     ceiling: float,
     repeats: int,
     *,
+    run_chunk: int = 0,
     host_stepped: bool = False,
 ) -> dict[str, Any]:
     """Whole training steps: a chunk of the loop after its warm-up.
 
-    The arithmetic is that of the updates; acting and environment are left out. ``host_stepped``
-    steps a JAX-native environment from Python, as an emulator is, to tell what the fusion gains.
+    The arithmetic is that of the updates; acting and environment are left out. ``run_chunk`` is the
+    chunk of a run, which is taken where it does not last too long. ``host_stepped`` steps a
+    JAX-native environment from Python, as an emulator is, to tell what the fusion gains.
     """
     chunk, num_envs = config.training.chunk, config.env.num_envs
     host = None
@@ -93,6 +98,12 @@ def measure_training(
         host.close()
     else:
         calls = _time(*_compiled_loop(config, parts, num_seeds), repeats)
+        if calls[0][0] < _SHORT and run_chunk > chunk:
+            # The chunk of a real run, which shares out what a call costs by itself.
+            iterations = run_chunk
+            training = dataclasses.replace(config.training, chunk=run_chunk)
+            config = dataclasses.replace(config, training=training)
+            calls = _time(*_compiled_loop(config, parts, num_seeds), repeats)
     walls = np.asarray([wall for wall, _ in calls]) / iterations
     low, median, high = np.quantile(walls, [0.25, 0.5, 0.75])
     flops = num_seeds * _update_flops(config, parts)
@@ -208,7 +219,8 @@ def benchmark(
         report(preset, name, row)
 
     for preset in presets:
-        config = warm(common.make_config(preset, overrides or {}))
+        config = common.make_config(preset, overrides or {})
+        run_chunk, config = config.training.chunk, warm(config)
         parts = build(config)
         for group in (parts_of(config, parts), decoding_parts(config, parts.spec)):
             for part in group:
@@ -217,7 +229,8 @@ def benchmark(
         for number in seeds:
             name = f"training step, {number} seed{'s' * (number > 1)}"
             if wanted(name) and (number == 1 or parts.env is not None):
-                keep(preset, name, measure_training(config, parts, number, ceiling, repeats))
+                row = measure_training(config, parts, number, ceiling, repeats, run_chunk=run_chunk)
+                keep(preset, name, row)
         name = "training step, host-stepped"
         if parts.env is not None and wanted(name):
             row = measure_training(config, parts, 1, ceiling, repeats, host_stepped=True)

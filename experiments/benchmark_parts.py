@@ -10,9 +10,10 @@ import numpy as np
 
 from worldmodels_jax import envs
 from worldmodels_jax.agents.imagination import dream
-from worldmodels_jax.models.git_storm import make_git_storm
+from worldmodels_jax.models.git_storm import GitStormConfig
 from worldmodels_jax.training.config import Config
 from worldmodels_jax.training.learner import dream_contexts, make_updates
+from worldmodels_jax.training.model_config import AnyModelConfig, make_world_model
 from worldmodels_jax.training.parts import Parts
 from worldmodels_jax.types import Environment, EnvSpec, HostVector, Record, TimeStep
 
@@ -155,19 +156,23 @@ def parts_of(config: Config, parts: Parts) -> Iterator[Part]:
 
 
 def decoding_parts(config: Config, spec: EnvSpec) -> Iterator[Part]:
-    """One imagined step of the preset's batch with each prior and number of rounds."""
+    """One imagined step of the preset's dreams; of GIT-STORM with each prior and its rounds."""
     t, key = config.training, jax.random.key(0)
-    choices = {"mlp": dataclasses.replace(config.model, prior="mlp")}
-    for name, (draft, revise) in _ROUNDS.items():
-        head = dataclasses.replace(
-            config.model.maskgit, draft_rounds=draft, revise_rounds=revise, repetitions=1
-        )
-        choices[name] = dataclasses.replace(config.model, prior="maskgit", maskgit=head)
+    choices: dict[str, AnyModelConfig] = {"decode step": config.model}
+    if isinstance(config.model, GitStormConfig):
+        choices = {"decode step, mlp": dataclasses.replace(config.model, prior="mlp")}
+        for name, (draft, revise) in _ROUNDS.items():
+            head = dataclasses.replace(
+                config.model.maskgit, draft_rounds=draft, revise_rounds=revise, repetitions=1
+            )
+            choices[f"decode step, {name}"] = dataclasses.replace(
+                config.model, prior="maskgit", maskgit=head
+            )
     for name, choice in choices.items():
-        model = make_git_storm(choice, spec)
+        model = make_world_model(choice, spec, None, jnp.float32)
         variables = jax.jit(model.init)(key)
         context = random_records(spec, (t.dream_batch, t.dream_context))
         observe = jax.jit(model.observe, static_argnums=3)
         carry, _ = observe(variables, context, key, t.horizon)
         args = (variables, carry, context.action[:, -1], key)
-        yield Part(f"decode step, {name}", model.imagine, args)
+        yield Part(name, model.imagine, args)

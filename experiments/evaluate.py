@@ -108,7 +108,7 @@ def evaluate_run(
                 1 if run.parts.env is not None else -(-episodes // _host_envs(config, episodes))
             ),
             "whole_episodes": True,
-            "acting_latent": config.model.acting_latent,
+            "acting_latent": getattr(config.model, "acting_latent", "posterior"),
             "max_episode_steps": run.parts.spec.max_episode_steps,
             "evaluation_seed": seed,
         },

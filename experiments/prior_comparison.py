@@ -120,14 +120,16 @@ def compare(seeds: int, count: int, steps: int) -> dict[str, Any]:
     perplexity: dict[str, list[float]] = {}
     reconstruction: list[float] = []
     for prior, decodings in DECODINGS.items():
-        config = dataclasses.replace(base, model=model_config(base.model, prior))
+        assert isinstance(base.model, GitStormConfig)
+        model = model_config(base.model, prior)
+        config = dataclasses.replace(base, model=model)
         parts = build(config)
         updates = make_updates(config.training, parts.world_model, parts.agent)
         started = time.monotonic()
         collect = jax.jit(lambda k, c=config: experience(c, k, steps))
         run = jax.jit(lambda replay, k, u=updates: train(u, replay, k, count))
         dreams = {
-            name: dreamer(decoded_with(config.model, rounds), parts.spec, context)
+            name: dreamer(decoded_with(model, rounds), parts.spec, context)
             for name, rounds in decodings.items()
         }
         for seed in range(seeds):

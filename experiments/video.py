@@ -26,6 +26,7 @@ from worldmodels_jax.evaluation.frechet import frechet_distance
 from worldmodels_jax.evaluation.i3d import i3d_features, load_i3d
 from worldmodels_jax.evaluation.video_features import random_video_features
 from worldmodels_jax.files import replacing
+from worldmodels_jax.training.model_config import max_length
 from worldmodels_jax.training.parts import EnvSource
 from worldmodels_jax.training.run import LoadedRun, load
 from worldmodels_jax.types import Record
@@ -98,13 +99,13 @@ def predict_video(
             f"{spec.name} has vector observations of shape {spec.observation_shape}: there are no "
             "frames to predict."
         )
-    room = run.config.model.max_length - context
-    if room < 1:
+    longest = max_length(run.config.model)
+    if longest is not None and context >= longest:
         raise ValueError(
             f"--context={context} leaves nothing to predict: the position table holds "
-            f"model.max_length={run.config.model.max_length} steps in all; show fewer frames."
+            f"model.max_length={longest} steps in all; show fewer frames."
         )
-    length = context + min(horizon, room)
+    length = context + (horizon if longest is None else min(horizon, longest - context))
     key_play, key_predict = jax.random.split(jax.random.key(seed))
     records = collect(run, key_play, episodes=episodes, length=length, seed=seed)
     lengths = video.episode_lengths(records)

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from experiments.configs import atari, craftax, dmc, gymnasium, small, storm_original
+from experiments.configs import atari, craftax, dmc, dreamer_v3, gymnasium, small, storm_original
 from worldmodels_jax.training.config import Config
 
 PRESETS: dict[str, Callable[[], Config]] = {
@@ -18,5 +18,9 @@ PRESETS: dict[str, Callable[[], Config]] = {
     "craftax": craftax.craftax,
     "craftax_small": craftax.craftax_small,
     "gymnasium": gymnasium.gymnasium,
+    "dreamer_v3_catch": dreamer_v3.dreamer_v3_catch,
+    "dreamer_v3_breakout": dreamer_v3.dreamer_v3_breakout,
+    "dreamer_v3_atari100k": dreamer_v3.dreamer_v3_atari100k,
+    "dreamer_v3_craftax": dreamer_v3.dreamer_v3_craftax,
     "storm_original": storm_original.storm_original,
 }

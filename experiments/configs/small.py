@@ -69,6 +69,7 @@ def minatar_breakout() -> Config:
 def sprite_jump() -> Config:
     """GIT-STORM on SpriteJump, whose next frame is a whole sprite at a place no one can predict."""
     base = catch()
+    assert isinstance(base.model, GitStormConfig)
     return dataclasses.replace(
         base,
         preset="sprite_jump",

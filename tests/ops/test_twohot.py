@@ -1,4 +1,4 @@
-"""Symlog two-hot regression against hand literals, a slow NumPy version and rlax."""
+"""Two-hot regression, both variants, against hand literals, a slow NumPy version and rlax."""
 
 import math
 
@@ -142,3 +142,84 @@ def test_losses_are_float32_for_a_bfloat16_head_and_agree_under_vmap_and_scan():
 def test_loss_refuses_shapes_that_would_broadcast():
     with pytest.raises(AssertionError):
         twohot.two_hot_symlog_loss(jnp.zeros((4, 255)), jnp.zeros((4, 1)), BINS)
+
+
+# Bins in raw space
+
+
+RAW = twohot.symexp_bins()
+
+
+@pytest.mark.parametrize("num_bins", [2, 5, 8, 255])
+def test_raw_bins_mirror_each_other_exactly(num_bins):
+    bins = np.asarray(twohot.symexp_bins(num_bins))
+    assert bins.shape == (num_bins,)
+    np.testing.assert_array_equal(bins, -bins[::-1])
+    np.testing.assert_allclose(bins[-1], np.expm1(20.0), rtol=1e-6)
+    steps = np.sign(bins) * np.log1p(np.abs(bins.astype(np.float64)))
+    np.testing.assert_allclose(steps, np.linspace(-20, 20, num_bins), atol=1e-5)
+
+
+def test_raw_bins_refuse_what_overflows():
+    with pytest.raises(ValueError, match="limit is 89"):
+        twohot.symexp_bins(255, 89.0)
+    with pytest.raises(ValueError, match="at least 2"):
+        twohot.symexp_bins(1)
+    assert np.isfinite(twohot.symexp_bins(255, 88.0)).all()
+
+
+def test_raw_bins_can_be_made_while_compiling():
+    np.testing.assert_array_equal(
+        jax.jit(twohot.symexp_bins, static_argnums=(0, 1))(255, 20.0), RAW
+    )
+
+
+def test_raw_decoding_inverts_encoding_and_is_exact_on_a_bin():
+    decode = jax.jit(lambda y: twohot.two_hot_mean(jnp.log(twohot.two_hot(y, RAW)), RAW))
+    magnitudes = np.geomspace(1e-3, 1e5, 500)
+    y = np.concatenate([-magnitudes, [0.0], magnitudes]).astype(np.float32)
+    np.testing.assert_allclose(decode(y), y, rtol=1e-4)
+    np.testing.assert_array_equal(decode(RAW), RAW)
+    np.testing.assert_array_equal(decode(jnp.array([-1e12, 1e12])), [RAW[0], RAW[-1]])
+
+
+@pytest.mark.parametrize("compile", [True, False])
+def test_equal_logits_predict_exactly_nothing(compile):
+    mean = lambda logits: twohot.two_hot_mean(logits, RAW)  # noqa: E731
+    mean = jax.jit(mean) if compile else mean
+    np.testing.assert_array_equal(mean(jnp.zeros((3, 255))), 0.0)
+    np.testing.assert_array_equal(mean(jnp.full((3, 255), -7.3)), 0.0)
+    logits = jax.random.normal(jax.random.key(0), (5, 255))
+    np.testing.assert_array_equal(mean(logits + logits[:, ::-1]), 0.0)
+
+
+@pytest.mark.parametrize("num_bins", [6, 7])
+def test_raw_mean_is_the_expected_bin(num_bins):
+    bins = twohot.symexp_bins(num_bins, 3.0)
+    logits = np.random.default_rng(0).normal(size=(4, num_bins))
+    probs = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
+    mean = twohot.two_hot_mean(jnp.asarray(logits, jnp.bfloat16), bins)
+    assert mean.dtype == jnp.float32
+    np.testing.assert_allclose(mean, probs @ np.asarray(bins, np.float64), rtol=0.05, atol=0.05)
+    mean = twohot.two_hot_mean(jnp.asarray(logits), bins)
+    np.testing.assert_allclose(mean, probs @ np.asarray(bins, np.float64), rtol=1e-5)
+
+
+def test_raw_loss_literals():
+    bins = jnp.array([-2.0, 0.0, 2.0])
+    logits = jnp.log(jnp.array([0.2, 0.3, 0.5])) + 4.0
+    loss = twohot.two_hot_loss(logits, jnp.array(0.5), bins)
+    np.testing.assert_allclose(loss, -0.75 * math.log(0.3) - 0.25 * math.log(0.5), rtol=1e-5)
+    gradient = jax.grad(lambda y: twohot.two_hot_loss(logits, y, bins))(jnp.array(0.5))
+    assert gradient == 0.0
+    with pytest.raises(AssertionError):
+        twohot.two_hot_loss(jnp.zeros((4, 3)), jnp.zeros((4, 1)), bins)
+
+
+def test_under_noise_raw_bins_predict_the_mean_and_symlog_bins_do_not():
+    """Targets 0 and 100 at even odds: the best distribution is the average of their codes."""
+    y = jnp.array([0.0, 100.0])
+    raw = jnp.log(twohot.two_hot(y, RAW).mean(0))
+    np.testing.assert_allclose(twohot.two_hot_mean(raw, RAW), 50.0, rtol=1e-5)
+    log = jnp.log(twohot.two_hot(twohot.symlog(y), BINS).mean(0))
+    np.testing.assert_allclose(twohot.two_hot_symlog_mean(log, BINS), 9.05, atol=0.01)

@@ -53,12 +53,12 @@ def conv4s2(x: jax.Array, kernel: jax.Array, lowering: Lowering = "auto") -> jax
             f"A stride-2 convolution got a feature map of {H}x{W} pixels, but both sides must be "
             "even: pad or resize the frames so that every layer can halve them."
         )
-    if not _use_matmul(lowering):
+    if not use_matmul(lowering):
         return jax.lax.conv_general_dilated(
             x, kernel, (2, 2), ((1, 1), (1, 1)), dimension_numbers=_DIMENSIONS
         )
     winograd = H % 4 == 0 and W % 4 == 0 and C >= _FEW
-    return _in_chunks(_winograd if winograd else _patches, x, kernel, H * W)
+    return in_chunks(_winograd if winograd else _patches, x, kernel, H * W)
 
 
 def conv_transpose4s2(x: jax.Array, kernel: jax.Array, lowering: Lowering = "auto") -> jax.Array:
@@ -81,12 +81,12 @@ def conv_transpose4s2(x: jax.Array, kernel: jax.Array, lowering: Lowering = "aut
     """
     _check(x, kernel)
     _, H, W, _ = x.shape
-    if not _use_matmul(lowering):
+    if not use_matmul(lowering):
         return jax.lax.conv_general_dilated(
             x, kernel[::-1, ::-1], (1, 1), ((2, 2), (2, 2)), (2, 2), dimension_numbers=_DIMENSIONS
         )
     winograd = H % 2 == 0 and W % 2 == 0 and kernel.shape[-1] >= _FEW
-    return _in_chunks(_winograd_transpose if winograd else _products, x, kernel, 4 * H * W)
+    return in_chunks(_winograd_transpose if winograd else _products, x, kernel, 4 * H * W)
 
 
 class Conv4S2(nn.Module):
@@ -162,7 +162,12 @@ def _check(x: jax.Array, kernel: jax.Array) -> None:
     chex.assert_type(kernel, x.dtype)
 
 
-def _use_matmul(lowering: Lowering) -> bool:
+def use_matmul(lowering: Lowering) -> bool:
+    """Whether a lowering is, here, that of matrix products.
+
+    Raises:
+      ValueError: if ``lowering`` is not one of the three.
+    """
     if lowering not in ("auto", "matmul", "lax"):
         raise ValueError(f"lowering is {lowering!r}; choose 'auto', 'matmul' or 'lax'.")
     # On CPU the gradient of a library convolution is about 20 times slower inside lax.scan than
@@ -170,7 +175,7 @@ def _use_matmul(lowering: Lowering) -> bool:
     return lowering == "matmul" or (lowering == "auto" and jax.default_backend() == "cpu")
 
 
-def _in_chunks(
+def in_chunks(
     convolution: Callable[[jax.Array, jax.Array], jax.Array],
     x: jax.Array,
     kernel: jax.Array,
@@ -179,6 +184,15 @@ def _in_chunks(
     """Convolves so many frames at a time that what lies between products stays in the cache.
 
     In the backward pass it is computed again, which costs less than fetching it from memory.
+
+    Args:
+      convolution: ``(x, kernel) -> y``, of frames that do not know of one another.
+      x: (B, H, W, C).
+      kernel: its second argument.
+      pixels: of the finer of the maps before and after, for one frame.
+
+    Returns:
+      ``convolution(x, kernel)``.
     """
     convolution = jax.checkpoint(convolution)
     batch = x.shape[0]

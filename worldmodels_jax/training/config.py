@@ -8,6 +8,7 @@ from typing import Literal
 from worldmodels_jax.agents.actor_critic import ActorCriticConfig
 from worldmodels_jax.models.git_storm import GitStormConfig
 from worldmodels_jax.training.env_config import AnyEnvConfig, EnvConfig
+from worldmodels_jax.training.model_config import AnyModelConfig, max_length
 
 _LONGEST_CYCLE = 10_000  # iterations after which a ratio's pattern of updates repeats
 
@@ -30,11 +31,14 @@ class TrainingConfig:
       acting_context: frames of the running episode the agent sees when it acts.
       world_model_ratio: world-model updates per agent step, may be below 1.
       agent_ratio: agent updates per agent step, may be below 1.
-      world_model_lr: Adam's learning rate.
-      world_model_clip: bound on the gradient's global norm.
-      agent_lr: Adam's learning rate for actor and critic.
+      optimiser: adam, or laprop (DreamerV3), of world model and agent.
+      optimiser_warmup: updates over which the learning rates rise from 0.
+      world_model_lr: learning rate.
+      world_model_clip: bound on the gradient: on its global norm (adam), or on the norm of each
+        tensor's as a share of that of its parameters (laprop).
+      agent_lr: learning rate of actor and critic.
       agent_eps: Adam's epsilon for actor and critic.
-      agent_clip: bound on the gradient's global norm.
+      agent_clip: as world_model_clip, for actor and critic.
       chunk: loop iterations per compiled call; metrics are written once per chunk.
       checkpoint_every: agent steps between checkpoints.
       keep_checkpoints: newest checkpoints kept.
@@ -53,6 +57,8 @@ class TrainingConfig:
     acting_context: int = 16
     world_model_ratio: float = 1.0
     agent_ratio: float = 1.0
+    optimiser: Literal["adam", "laprop"] = "adam"
+    optimiser_warmup: int = 0
     world_model_lr: float = 1e-4
     world_model_clip: float = 1000.0
     agent_lr: float = 3e-5
@@ -80,7 +86,7 @@ class Config:
 
     preset: str = "custom"
     env: AnyEnvConfig = EnvConfig()
-    model: GitStormConfig = GitStormConfig()
+    model: AnyModelConfig = GitStormConfig()
     agent: ActorCriticConfig = ActorCriticConfig()
     training: TrainingConfig = TrainingConfig()
     precision: Literal["float32", "bf16"] = "float32"
@@ -102,13 +108,15 @@ def validate(config: Config) -> None:
     Raises:
       ValueError: naming the fields, their values and the remedy.
     """
-    t, rows, num_envs = config.training, config.model.max_length, config.env.num_envs
+    t, rows, num_envs = config.training, max_length(config.model), config.env.num_envs
     if num_envs < 1:
         raise ValueError(f"env.num_envs={num_envs} must be at least 1.")
     if not isinstance(config.env, EnvConfig) and config.env.workers < 0:
         raise ValueError(f"env.workers={config.env.workers} must be 0 (no processes) or more.")
     for name, value in dataclasses.asdict(t).items():
-        may_be_zero = name in ("warmup", "world_model_ratio", "agent_ratio")
+        if not isinstance(value, int | float):
+            continue
+        may_be_zero = name in ("warmup", "world_model_ratio", "agent_ratio", "optimiser_warmup")
         if value < 0 or (value == 0 and not may_be_zero):
             least = "not be negative" if may_be_zero else "be greater than 0"
             raise ValueError(f"training.{name}={value} must {least}.")
@@ -128,7 +136,7 @@ def validate(config: Config) -> None:
         "training.dream_context + training.horizon": t.dream_context + t.horizon,
     }
     for name, length in spans.items():
-        if length > rows:
+        if rows is not None and length > rows:
             raise ValueError(
                 f"{name} = {length} is longer than the position table: raise "
                 f"model.max_length={rows} to at least {length}, or shorten it."

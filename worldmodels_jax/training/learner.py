@@ -12,6 +12,7 @@ from worldmodels_jax.data.replay import Replay, sample
 from worldmodels_jax.models.world_model import WorldModel
 from worldmodels_jax.ops.collectives import pmean
 from worldmodels_jax.training.config import TrainingConfig
+from worldmodels_jax.training.optimisers import laprop
 from worldmodels_jax.types import Metrics, PyTree, Record
 
 
@@ -82,6 +83,14 @@ def dream_contexts(config: TrainingConfig) -> tuple[int, int]:
     return config.dream_batch // starts, config.dream_context + starts - 1
 
 
+def _optimiser(config: TrainingConfig, lr: float, clip: float, eps: float = 1e-8) -> Any:
+    warmup = config.optimiser_warmup
+    if config.optimiser == "laprop":
+        return laprop(lr, warmup, clip=clip)
+    rate = optax.linear_schedule(0.0, lr, warmup) if warmup else lr
+    return optax.chain(optax.clip_by_global_norm(clip), optax.adam(rate, eps=eps))
+
+
 def make_updates(
     config: TrainingConfig, world_model: WorldModel, agent: Agent, axis_name: str | None = None
 ) -> Updates:
@@ -93,13 +102,8 @@ def make_updates(
       agent: made with the same ``axis_name``.
       axis_name: the mapped axis batches are split over, or None.
     """
-    model_optimiser = optax.chain(
-        optax.clip_by_global_norm(config.world_model_clip), optax.adam(config.world_model_lr)
-    )
-    agent_optimiser = optax.chain(
-        optax.clip_by_global_norm(config.agent_clip),
-        optax.adam(config.agent_lr, eps=config.agent_eps),
-    )
+    model_optimiser = _optimiser(config, config.world_model_lr, config.world_model_clip)
+    agent_optimiser = _optimiser(config, config.agent_lr, config.agent_clip, config.agent_eps)
 
     def init(key: jax.Array) -> TrainState:
         key_model, key_agent = jax.random.split(key)

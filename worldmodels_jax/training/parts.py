@@ -8,7 +8,6 @@ import jax.numpy as jnp
 from worldmodels_jax import envs
 from worldmodels_jax.agents.acting import Actor, make_actor
 from worldmodels_jax.agents.actor_critic import Agent, make_actor_critic
-from worldmodels_jax.models.git_storm import make_git_storm
 from worldmodels_jax.models.world_model import WorldModel
 from worldmodels_jax.training.config import Config, validate
 from worldmodels_jax.training.env_config import (
@@ -19,6 +18,7 @@ from worldmodels_jax.training.env_config import (
     GymnasiumConfig,
 )
 from worldmodels_jax.training.learner import make_updates
+from worldmodels_jax.training.model_config import make_world_model
 from worldmodels_jax.training.online import Halves, make_halves
 from worldmodels_jax.training.parallel import per_device_config
 from worldmodels_jax.types import Environment, EnvSpec, HostVector
@@ -123,7 +123,7 @@ def build(
         spec, native, open_host = probe.spec, None, source
         probe.close()
     dtype = jnp.bfloat16 if config.precision == "bf16" else jnp.float32
-    world_model = make_git_storm(config.model, spec, axis_name, dtype)
+    world_model = make_world_model(config.model, spec, axis_name, dtype)
     agent = make_actor_critic(config.agent, world_model.feature_size, spec, axis_name, dtype)
     actor = make_actor(world_model, agent, spec, config.training.acting_context)
     local = per_device_config(config, num_devices).training

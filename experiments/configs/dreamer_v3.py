@@ -1,0 +1,115 @@
+"""DreamerV3 presets, in the version of 2024.
+
+They share agent, loop and acting with GIT-STORM: the policy sees the state of an RSSM that has read
+the last ``acting_context`` frames (not the whole episode), the agent is the library's actor-critic,
+and the critic is not trained on replayed states.
+"""
+
+import dataclasses
+
+from experiments.configs.small import catch
+from worldmodels_jax.agents.actor_critic import ActorCriticConfig
+from worldmodels_jax.models import dreamer_v3_config as sizes
+from worldmodels_jax.training.config import Config, TrainingConfig
+from worldmodels_jax.training.env_config import AtariConfig, EnvConfig
+
+_GAMMA = 1 - 1 / 333
+
+_TRAINING = TrainingConfig(
+    dream_context=1,
+    # Every state of a batch of sequences begins a dream.
+    dream_starts=64,
+    horizon=15,
+    acting_context=64,
+    optimiser="laprop",
+    optimiser_warmup=1_000,
+    world_model_lr=4e-5,
+    world_model_clip=0.3,
+    agent_lr=4e-5,
+    agent_clip=0.3,
+)
+
+
+def _agent(width: int, depth: int, entropy_scale: float) -> ActorCriticConfig:
+    return ActorCriticConfig(
+        width=width,
+        depth=depth,
+        gamma=_GAMMA,
+        entropy_scale=entropy_scale,
+        actor_unimix=0.01,
+        continuation="probability",
+    )
+
+
+def dreamer_v3_catch() -> Config:
+    """DreamerV3, a tiny one, on Catch: minutes on two CPU cores."""
+    base = catch()
+    return dataclasses.replace(
+        base,
+        preset="dreamer_v3_catch",
+        model=sizes.tiny(),
+        agent=_agent(96, 2, 3e-3),
+        training=dataclasses.replace(
+            base.training,
+            steps=8_000,
+            warmup=200,
+            # A train ratio of 100: 0.625 updates of 16 x 10 records per agent step.
+            batch_length=10,
+            dream_batch=160,
+            dream_context=1,
+            dream_starts=10,
+            horizon=8,
+            world_model_ratio=0.625,
+            agent_ratio=0.625,
+            world_model_lr=1e-3,
+            world_model_clip=100.0,
+            agent_lr=1e-4,
+            agent_clip=10.0,
+        ),
+    )
+
+
+def dreamer_v3_breakout() -> Config:
+    """DreamerV3, a tiny one, on MinAtar Breakout."""
+    base = dreamer_v3_catch()
+    return dataclasses.replace(
+        base,
+        preset="dreamer_v3_breakout",
+        env=EnvConfig(name="Breakout-MinAtar", num_envs=4),
+        training=dataclasses.replace(
+            base.training,
+            steps=60_000,
+            warmup=2_000,
+            replay_capacity=60_000,
+            checkpoint_every=20_000,
+        ),
+    )
+
+
+def dreamer_v3_atari100k() -> Config:
+    """DreamerV3 of 12 M parameters on Atari 100k, train ratio 256; for a GPU, not run here."""
+    return Config(
+        preset="dreamer_v3_atari100k",
+        env=AtariConfig(),
+        model=sizes.size12m(),
+        agent=_agent(256, 3, 3e-4),
+        training=dataclasses.replace(_TRAINING, world_model_ratio=0.25, agent_ratio=0.25),
+    )
+
+
+def dreamer_v3_craftax() -> Config:
+    """DreamerV3 of 12 M parameters on Craftax-Classic, train ratio 512; for a GPU, not run here."""
+    return Config(
+        preset="dreamer_v3_craftax",
+        env=EnvConfig(name="Craftax-Classic-Pixels", num_envs=1),
+        model=sizes.size12m(),
+        agent=_agent(256, 3, 3e-4),
+        training=dataclasses.replace(
+            _TRAINING,
+            steps=1_000_000,
+            world_model_ratio=0.5,
+            agent_ratio=0.5,
+            checkpoint_every=50_000,
+            evaluation_episodes=64,
+        ),
+    )

@@ -1,0 +1,83 @@
+"""DreamerV3's optimiser: adaptive gradient clipping, then LaProp, with a warm-up."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+
+def clip_by_parameter_norm(clip: float = 0.3, floor: float = 1e-3) -> Any:
+    """Bounds each tensor's gradient by the size of the tensor: ||g|| <= clip max(floor, ||theta||).
+
+    Adaptive gradient clipping (Brock et al., 2021), per tensor as DreamerV3 does it;
+    ``optax.adaptive_grad_clip`` does it per unit.
+
+    Args:
+      clip: the largest gradient, as a share of its parameters' norm.
+      floor: norm that small parameters are taken to have, so that those at zero can leave it.
+
+    Returns:
+      An optax gradient transformation, which needs the parameters.
+    """
+
+    def bound(gradient: jax.Array, parameter: jax.Array) -> jax.Array:
+        limit = clip * jnp.maximum(floor, jnp.linalg.norm(parameter.reshape(-1)))
+        return gradient / jnp.maximum(1.0, jnp.linalg.norm(gradient.reshape(-1)) / limit)
+
+    return optax.stateless(lambda gradients, params: jax.tree.map(bound, gradients, params))
+
+
+def scale_by_laprop(b1: float = 0.9, b2: float = 0.999, eps: float = 1e-20) -> Any:
+    """LaProp (Ziyin et al., 2020): divides by the second moment first, then takes the momentum.
+
+        n_t = b2 n_{t-1} + (1 - b2) g_t^2,    m_t = b1 m_{t-1} + (1 - b1) g_t / (sqrt(n_t') + eps)
+
+    and the update is m_t', where ' corrects for the start at zero. Adam takes the momentum of g
+    first. Each g is thereby scaled by what was known when it came, so that no later drop of n
+    magnifies it.
+
+    Args:
+      b1: decay of the momentum.
+      b2: decay of the second moment.
+      eps: added to the root.
+
+    Returns:
+      An optax gradient transformation.
+    """
+    return optax.chain(
+        optax.scale_by_rms(b2, eps, eps_in_sqrt=False, bias_correction=True),
+        optax.ema(b1, debias=True),
+    )
+
+
+def laprop(
+    learning_rate: float = 4e-5,
+    warmup: int = 1000,
+    *,
+    clip: float = 0.3,
+    clip_floor: float = 1e-3,
+    b1: float = 0.9,
+    b2: float = 0.999,
+    eps: float = 1e-20,
+) -> Any:
+    """DreamerV3's optimiser (2024): clipping by parameter norm, LaProp, and a linear warm-up.
+
+    Args:
+      learning_rate: size of a step when the warm-up is over.
+      warmup: steps over which the rate rises from 0, which the first step has; 0 for none.
+      clip: see ``clip_by_parameter_norm``.
+      clip_floor: see ``clip_by_parameter_norm``.
+      b1: see ``scale_by_laprop``.
+      b2: see ``scale_by_laprop``.
+      eps: see ``scale_by_laprop``.
+
+    Returns:
+      An optax gradient transformation, which needs the parameters.
+    """
+    rate = optax.linear_schedule(0.0, learning_rate, warmup) if warmup else learning_rate
+    return optax.chain(
+        clip_by_parameter_norm(clip, clip_floor),
+        scale_by_laprop(b1, b2, eps),
+        optax.scale_by_learning_rate(rate),
+    )
