@@ -4,15 +4,26 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.special
 
 from worldmodels_jax.nn.transformer import (
     BidirectionalTransformer,
     CausalTransformer,
+    clear_cache,
     init_cache,
 )
 
 B, S, D, HEADS, HIDDEN, LAYERS, MAX_LENGTH = 2, 9, 8, 2, 12, 2, 10
 MODEL = CausalTransformer(D, LAYERS, HEADS, HIDDEN, MAX_LENGTH, dropout=0.5)
+PRE_NORM = {
+    "pre_norm": True,
+    "activation": "gelu",
+    "attention_bias": True,
+    "epsilon": 1e-3,
+    "attention_dropout": 0.5,
+    "embedding_dropout": 0.5,
+}
+PRE_NORM_MODEL = CausalTransformer(D, LAYERS, HEADS, HIDDEN, MAX_LENGTH, dropout=0.5, **PRE_NORM)
 # One episode; a boundary within the prefill; one in each half of the sequence.
 SEGMENTS = {
     "one episode": np.zeros((B, S), np.int32),
@@ -24,12 +35,21 @@ def inputs(seed=0):
     return jax.random.normal(jax.random.key(seed), (B, S, D))
 
 
-@pytest.fixture(scope="module")
-def variables():
+def random_variables(model):
     """Random everywhere, so that no zero bias and no unit scale hides a mistake."""
-    shapes = jax.eval_shape(MODEL.init, jax.random.key(0), inputs(), SEGMENTS["one episode"])
+    shapes = jax.eval_shape(model.init, jax.random.key(0), inputs(), SEGMENTS["one episode"])
     rng = np.random.default_rng(0)
     return jax.tree.map(lambda x: jnp.asarray(rng.normal(0, 0.5, x.shape), jnp.float32), shapes)
+
+
+@pytest.fixture(scope="module")
+def variables():
+    return random_variables(MODEL)
+
+
+@pytest.fixture(scope="module")
+def pre_norm_variables():
+    return random_variables(PRE_NORM_MODEL)
 
 
 @pytest.fixture(scope="module")
@@ -70,6 +90,32 @@ def test_prefill_and_decode_equal_the_full_forward(variables, forward, episodes,
     np.testing.assert_array_equal(cache.segments[:, :S], segments)
     np.testing.assert_array_equal(cache.segments[:, S:], -1)
     np.testing.assert_allclose(hidden, forward(variables, x, segments), atol=1e-4)
+
+
+def test_pre_norm_layers_decode_what_they_compute_at_once(pre_norm_variables):
+    x, segments = inputs(), jnp.asarray(SEGMENTS["boundaries"])
+
+    @jax.jit
+    def both(variables, x):
+        def decode(cache, inputs):
+            token, segment = inputs
+            out, cache = PRE_NORM_MODEL.apply(variables, token[:, None], segment[:, None], cache)
+            return cache, out[:, 0]
+
+        tokens = jax.tree.map(lambda a: jnp.moveaxis(a, 1, 0), (x, segments))
+        _, decoded = jax.lax.scan(decode, empty_cache(), tokens)
+        return jnp.moveaxis(decoded, 0, 1), PRE_NORM_MODEL.apply(variables, x, segments)[0]
+
+    np.testing.assert_allclose(*both(pre_norm_variables, x), atol=1e-4)
+
+
+def test_a_cleared_cache_is_like_a_new_one(variables):
+    segments = jnp.asarray(SEGMENTS["one episode"])
+    apply = jax.jit(MODEL.apply)
+    _, cache = apply(variables, inputs(1), segments, empty_cache())
+    again, _ = apply(variables, inputs()[:, :4], segments[:, :4], clear_cache(cache))
+    new, _ = apply(variables, inputs()[:, :4], segments[:, :4], empty_cache())
+    np.testing.assert_array_equal(again, new)
 
 
 def test_chunks_of_any_size_equal_the_full_forward(variables, forward):
@@ -168,6 +214,58 @@ def test_causal_transformer_equals_slow_numpy(variables, forward):
         expected.append(x)
     hidden = forward(variables, inputs(), jnp.asarray(segments))
     np.testing.assert_allclose(hidden, expected, atol=1e-4)
+
+
+def test_pre_norm_transformer_equals_slow_numpy(pre_norm_variables):
+    p, segments = numpy_params(pre_norm_variables), SEGMENTS["boundaries"]
+    assert set(p["attention_0"]["query"]) == {"kernel", "bias"}
+    expected = []
+    for b in range(B):
+        allowed = (segments[b][:, None] == segments[b]) & np.tril(np.ones((S, S), bool))
+        x = np.asarray(inputs()[b], np.float64) + p["positions"][:S]
+        for layer in range(LAYERS):
+            normed = layer_norm(x, p[f"norm_attention_{layer}"], 1e-3)
+            x = x + attend(normed, p[f"attention_{layer}"], allowed)
+            up = dense(layer_norm(x, p[f"norm_mlp_{layer}"], 1e-3), p[f"up_{layer}"])
+            up = up * 0.5 * (1 + scipy.special.erf(up / np.sqrt(2)))
+            x = x + dense(up, p[f"down_{layer}"])
+        expected.append(layer_norm(x, p["norm_out"], 1e-3))
+    forward = jax.jit(PRE_NORM_MODEL.apply)
+    hidden, _ = forward(pre_norm_variables, inputs(), jnp.asarray(segments))
+    np.testing.assert_allclose(hidden, expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("rate", ["dropout", "attention_dropout", "embedding_dropout"])
+def test_each_dropout_acts_in_training_only(rate, pre_norm_variables):
+    x, segments = inputs(), jnp.asarray(SEGMENTS["boundaries"])
+    rates = dict.fromkeys(("dropout", "attention_dropout", "embedding_dropout"), 0.0)
+
+    def run(value, deterministic):
+        sizes = PRE_NORM | rates | {rate: value}
+        model = CausalTransformer(D, LAYERS, HEADS, HIDDEN, MAX_LENGTH, **sizes)
+        key = {"dropout": jax.random.key(0)}
+        apply = jax.jit(
+            lambda x: model.apply(pre_norm_variables, x, segments, None, deterministic, rngs=key)[0]
+        )
+        return apply(x)
+
+    plain = run(0.0, False)
+    np.testing.assert_allclose(run(0.5, True), plain, atol=1e-5)
+    # A rate at which nothing is dropped takes the path of dropout to the same place.
+    np.testing.assert_allclose(run(1e-6, False), plain, atol=1e-4)
+    assert np.abs(run(0.5, False) - plain).max() > 0.1
+
+
+def test_initial_kernels_have_the_standard_deviation_asked_for():
+    model = CausalTransformer(64, 1, 2, 64, 128, **PRE_NORM, init_std=0.02)
+    shape = jnp.zeros((1, 2, 64)), jnp.zeros((1, 2), jnp.int32)
+    params = jax.jit(model.init)(jax.random.key(0), *shape)["params"]
+    for path, x in jax.tree_util.tree_leaves_with_path(params):
+        kind = path[-1].key
+        if kind == "kernel":
+            assert np.std(x) == pytest.approx(0.02, rel=0.1)
+        elif kind == "bias":
+            np.testing.assert_array_equal(x, 0.0)
 
 
 def test_causal_transformer_has_the_parameters_of_the_tables(variables):

@@ -1,11 +1,12 @@
 """Causal transformer with a true key/value cache, and a bidirectional transformer.
 
-The causal one is that of tables 5.12 and 5.13 of GIT-STORM: learned positions, post-norm layers.
+The causal one has learned positions and, by default, the post-norm layers of tables 5.12 and 5.13
+of GIT-STORM; with ``pre_norm`` it has those of GPT-2, which IRIS and Delta-IRIS take.
 One method consumes a *chunk* of tokens against an optional cache, so the full forward pass, the
 parallel prefill and the single decode step are the same code.
 """
 
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import chex
 import jax
@@ -39,23 +40,46 @@ def init_cache(
     )
 
 
+def clear_cache(cache: KVCache) -> KVCache:
+    """The same cache with nothing in it."""
+    return cache._replace(
+        segments=jnp.full_like(cache.segments, -1), position=jnp.zeros_like(cache.position)
+    )
+
+
+def _kernel_init(std: float | None) -> Any:
+    return nn.initializers.lecun_normal() if std is None else nn.initializers.normal(std)
+
+
 class _Attention(nn.Module):
     """Multi-head attention; q, k, v projected from x, keys and values optionally via a cache."""
 
     heads: int
     use_bias: bool
+    dropout: float = 0.0
+    init_std: float | None = None
     dtype: Any = None
 
     @nn.compact
     def __call__(
-        self, x: jax.Array, mask: jax.Array | None, cache: KVCache | None = None, layer: int = 0
+        self,
+        x: jax.Array,
+        mask: jax.Array | None,
+        cache: KVCache | None = None,
+        layer: int = 0,
+        deterministic: bool = True,
     ) -> tuple[jax.Array, KVCache | None]:
         width = x.shape[-1]
         shape = (*x.shape[:-1], self.heads, width // self.heads)
 
+        def dense(name: str) -> nn.Dense:
+            init = _kernel_init(self.init_std)
+            return nn.Dense(
+                width, use_bias=self.use_bias, kernel_init=init, dtype=self.dtype, name=name
+            )
+
         def project(name: str) -> jax.Array:
-            dense = nn.Dense(width, use_bias=self.use_bias, dtype=self.dtype, name=name)
-            return dense(x).reshape(shape)
+            return dense(name)(x).reshape(shape)
 
         query, key, value = project("query"), project("key"), project("value")
         if cache is not None:
@@ -69,18 +93,30 @@ class _Attention(nn.Module):
                 ),
             )
             key, value = cache.keys[layer], cache.values[layer]
-        out = jax.nn.dot_product_attention(query, key, value, mask=mask)
-        out = nn.Dense(width, use_bias=self.use_bias, dtype=self.dtype, name="out")(
-            out.reshape(x.shape)
-        )
-        return out, cache
+        if self.dropout == 0.0 or deterministic:
+            out = jax.nn.dot_product_attention(query, key, value, mask=mask)
+        else:
+            out = self._attend_with_dropout(query, key, value, mask)
+        return dense("out")(out.reshape(x.shape)), cache
+
+    def _attend_with_dropout(
+        self, query: jax.Array, key: jax.Array, value: jax.Array, mask: jax.Array | None
+    ) -> jax.Array:
+        """The same attention with dropout on its weights."""
+        scores = jnp.einsum("bqhd,bkhd->bhqk", query, key).astype(jnp.float32)
+        scores = scores / jnp.sqrt(query.shape[-1])
+        if mask is not None:
+            scores = jnp.where(mask, scores, -jnp.inf)
+        weights = nn.Dropout(self.dropout, deterministic=False)(jax.nn.softmax(scores))
+        return jnp.einsum("bhqk,bkhd->bqhd", weights.astype(value.dtype), value)
 
 
 class CausalTransformer(nn.Module):
-    """Post-norm causal transformer over embedded tokens.
+    """Causal transformer over embedded tokens.
 
-    ``x + w_pos -> LN``, then per layer ``LN(x + Dropout(W_o MHSA(x)))`` and
-    ``LN(x + Dropout(W_2 ReLU(W_1 x)))`` (tables 5.12, 5.13); q, k, v, o without bias.
+    Post-norm: ``x + w_pos -> LN``, then per layer ``LN(x + Dropout(W_o MHSA(x)))`` and
+    ``LN(x + Dropout(W_2 f(W_1 x)))`` (tables 5.12, 5.13). Pre-norm: ``Dropout(x + w_pos)``, then
+    per layer ``x + Dropout(W_o MHSA(LN(x)))`` and ``x + Dropout(W_2 f(W_1 LN(x)))``, at the end LN.
 
     Attributes:
       width: D.
@@ -89,6 +125,13 @@ class CausalTransformer(nn.Module):
       hidden: units of the feed-forward layer.
       max_length: rows of the position table.
       dropout: rate on both residual branches.
+      pre_norm: which of the two.
+      activation: f; ``gelu`` is the exact one, with the error function.
+      attention_bias: whether q, k, v and o have a bias.
+      attention_dropout: rate on the attention weights.
+      embedding_dropout: rate on ``x + w_pos``; pre-norm only.
+      epsilon: of LayerNorm.
+      init_std: kernels start from N(0, std^2), biases at 0; None for LeCun's.
       dtype: compute dtype; LayerNorm statistics and softmax are float32.
     """
 
@@ -98,6 +141,13 @@ class CausalTransformer(nn.Module):
     hidden: int
     max_length: int
     dropout: float = 0.1
+    pre_norm: bool = False
+    activation: Literal["relu", "gelu"] = "relu"
+    attention_bias: bool = False
+    attention_dropout: float = 0.0
+    embedding_dropout: float = 0.0
+    epsilon: float = 1e-6
+    init_std: float | None = None
     dtype: Any = None
 
     @nn.compact
@@ -145,23 +195,42 @@ class CausalTransformer(nn.Module):
             key_slots[None, None, :] <= query_slots[None, :, None]
         )
 
-        def norm(name: str) -> nn.LayerNorm:
-            return nn.LayerNorm(epsilon=1e-6, dtype=self.dtype, name=name)
-
-        x = norm("norm_in")(x + jax.lax.dynamic_slice_in_dim(table, start, length))
+        x = x + jax.lax.dynamic_slice_in_dim(table, start, length)
+        if self.pre_norm:
+            x = nn.Dropout(self.embedding_dropout, deterministic=deterministic)(x)
+        else:
+            x = self._norm("norm_in")(x)
         drop = nn.Dropout(self.dropout, deterministic=deterministic)
         for layer in range(self.layers):
             attention = _Attention(
-                self.heads, use_bias=False, dtype=self.dtype, name=f"attention_{layer}"
+                self.heads,
+                use_bias=self.attention_bias,
+                dropout=self.attention_dropout,
+                init_std=self.init_std,
+                dtype=self.dtype,
+                name=f"attention_{layer}",
             )
-            out, cache = attention(x, mask[:, None], cache, layer)
-            x = norm(f"norm_attention_{layer}")(x + drop(out))
-            out = nn.Dense(self.hidden, dtype=self.dtype, name=f"up_{layer}")(x)
-            out = nn.Dense(self.width, dtype=self.dtype, name=f"down_{layer}")(nn.relu(out))
-            x = norm(f"norm_mlp_{layer}")(x + drop(out))
+            norm = self._norm(f"norm_attention_{layer}")
+            normed = norm(x) if self.pre_norm else x
+            out, cache = attention(normed, mask[:, None], cache, layer, deterministic)
+            x = x + drop(out) if self.pre_norm else norm(x + drop(out))
+            norm = self._norm(f"norm_mlp_{layer}")
+            out = self._mlp(norm(x) if self.pre_norm else x, layer)
+            x = x + drop(out) if self.pre_norm else norm(x + drop(out))
+        if self.pre_norm:
+            x = self._norm("norm_out")(x)
         if cache is not None:
             cache = cache._replace(position=start + length)
         return x, cache
+
+    def _norm(self, name: str) -> nn.LayerNorm:
+        return nn.LayerNorm(epsilon=self.epsilon, dtype=self.dtype, name=name)
+
+    def _mlp(self, x: jax.Array, layer: int) -> jax.Array:
+        init = _kernel_init(self.init_std)
+        up = nn.Dense(self.hidden, kernel_init=init, dtype=self.dtype, name=f"up_{layer}")(x)
+        up = nn.relu(up) if self.activation == "relu" else nn.gelu(up, approximate=False)
+        return nn.Dense(self.width, kernel_init=init, dtype=self.dtype, name=f"down_{layer}")(up)
 
 
 class BidirectionalTransformer(nn.Module):

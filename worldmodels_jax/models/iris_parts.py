@@ -1,0 +1,361 @@
+"""What IRIS and Delta-IRIS have in common beside their transformers: frames and losses."""
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from worldmodels_jax.data import views
+from worldmodels_jax.data.views import Transitions
+from worldmodels_jax.models.iris_config import (
+    DynamicsConfig,
+    ReconstructionConfig,
+    ResnetTokenizerConfig,
+    VQGANConfig,
+)
+from worldmodels_jax.models.iris_dynamics import Slots
+from worldmodels_jax.nn.delta_tokenizer import DeltaTokenizer
+from worldmodels_jax.nn.iris_tokenizer import IrisTokenizer
+from worldmodels_jax.nn.quantiser import COLLECTION
+from worldmodels_jax.ops import twohot
+from worldmodels_jax.ops.collectives import masked_mean, pmean
+from worldmodels_jax.types import EnvSpec, Metrics, PyTree, Record
+
+LossFunction = Callable[[PyTree, Record, jax.Array], tuple[jax.Array, tuple[PyTree, Metrics]]]
+
+
+class Networks(NamedTuple):
+    """A model's networks and what they were made for: the first argument of its functions."""
+
+    config: Any  # DeltaIrisConfig or IrisConfig
+    spec: EnvSpec
+    axis_name: str | None
+    tokenizer: DeltaTokenizer | IrisTokenizer
+    dynamics: Any  # DeltaDynamics or IrisDynamics
+
+    def frames(self, batch: Record) -> jax.Array:
+        """The observations ``(B, T, S, S, C)`` in [0, 1], padded to a square."""
+        unit = batch.observation.astype(jnp.float32) / 255.0
+        return to_square(unit, self.tokenizer.image_size)
+
+    def tokenize(self, variables: PyTree, method: Any, *args: Any) -> Any:
+        """A method of the tokenizer, by name, without update."""
+        return self.tokenizer.apply(tokenizer_variables(variables), *args, method=method)
+
+
+class PhaseLosses(NamedTuple):
+    """The two losses whose weighted sum is the world model's, for training them in turn.
+
+    Each is ``(variables, batch (B, T, ...), key) -> loss, (new_model_state, metrics)``, unweighted,
+    and has a gradient to its own subtree of ``variables["params"]`` only.
+
+    Attributes:
+      tokenizer: trains ``params["tokenizer"]`` and updates the codebook.
+      world_model: trains ``params["dynamics"]`` on the tokens of the tokenizer as it is.
+    """
+
+    tokenizer: LossFunction
+    world_model: LossFunction
+
+
+def make_tokenizer(
+    config: ResnetTokenizerConfig | VQGANConfig, spec: EnvSpec, axis_name: str | None, dtype: Any
+) -> DeltaTokenizer | IrisTokenizer:
+    """The autoencoder that a config asks for."""
+    common: dict[str, Any] = {
+        "image_size": config.image_size,
+        "image_channels": spec.observation_shape[-1],
+        "num_tokens": config.num_tokens,
+        "num_codes": config.num_codes,
+        "code_size": config.code_size,
+        "latent": config.latent,
+        "commitment": config.commitment_weight,
+        "axis_name": axis_name,
+        "dtype": dtype,
+    }
+    if isinstance(config, VQGANConfig):
+        return IrisTokenizer(
+            channels=config.channels,
+            blocks=config.blocks,
+            attention_sizes=config.attention_sizes,
+            **common,
+        )
+    return DeltaTokenizer(
+        kind=config.kind,
+        num_actions=spec.num_actions,
+        encoder_channels=config.encoder_channels,
+        embedder_channels=config.embedder_channels,
+        embedder_latent=config.embedder_latent,
+        action_channels=config.action_channels,
+        decoder_channels=config.decoder_channels,
+        halve_after=config.halve_after,
+        patch=config.patch,
+        revival_limit=config.revival_limit,
+        **common,
+    )
+
+
+def dynamics_sizes(
+    config: DynamicsConfig, tokenizer: ResnetTokenizerConfig | VQGANConfig, spec: EnvSpec
+) -> dict[str, Any]:
+    """The arguments that `Dynamics` takes."""
+    return {
+        "num_actions": spec.num_actions,
+        "num_tokens": tokenizer.num_tokens,
+        "num_codes": tokenizer.num_codes,
+        "reward_classes": config.num_bins if config.reward == "two_hot" else 3,
+        "max_blocks": config.max_blocks,
+        "width": config.width,
+        "layers": config.layers,
+        "heads": config.heads,
+        "dropout": config.dropout,
+    }
+
+
+def tokenizer_variables(variables: PyTree) -> PyTree:
+    """The tokenizer's part of a model's variables."""
+    state = {COLLECTION: variables[COLLECTION]} if COLLECTION in variables else {}
+    return {"params": variables["params"]["tokenizer"], **state}
+
+
+# Frames
+
+
+def to_square(frames: jax.Array, size: int) -> jax.Array:
+    """Pads frames ``(..., H, W, C)`` with zeros, below and to the right, to ``(..., S, S, C)``."""
+    height, width = frames.shape[-3:-1]
+    pad = [(0, 0)] * (frames.ndim - 3) + [(0, size - height), (0, size - width), (0, 0)]
+    return jnp.pad(frames, pad)
+
+
+def from_square(frames: jax.Array, spec: EnvSpec) -> jax.Array:
+    """The inverse of ``to_square``."""
+    height, width = spec.observation_shape[:2]
+    return frames[..., :height, :width, :]
+
+
+def to_pixels(frames: jax.Array) -> jax.Array:
+    """Frames confined to [0, 1] and rounded to what uint8 can tell apart, still float32."""
+    return jnp.round(jnp.clip(frames, 0.0, 1.0) * 255.0) / 255.0
+
+
+def to_uint8(frames: jax.Array) -> jax.Array:
+    """Frames in [0, 1] as pixels 0..255."""
+    return jnp.round(frames * 255.0).astype(jnp.uint8)
+
+
+def feature_size(spec: EnvSpec) -> int:
+    """F of a policy that acts on frames."""
+    return math.prod(spec.observation_shape)
+
+
+def check_starts(starts: int) -> None:
+    """Raise ValueError unless a dream starts at the last frame of its context only."""
+    if starts != 1:
+        raise ValueError(
+            f"starts={starts}: IRIS and Delta-IRIS dream from the last frame of a context only; "
+            "use starts=1."
+        )
+
+
+# Losses
+
+
+def reconstruction_loss(
+    config: ReconstructionConfig,
+    decoded: jax.Array,
+    frames: jax.Array,
+    valid: jax.Array,
+    axis_name: str | None,
+) -> tuple[jax.Array, Metrics]:
+    """The tokenizer's loss without the quantiser's (Delta-IRIS, section 3.1).
+
+    ``l1 mean |d| + l2 mean d^2 + max_pixel mean_{B,T} max_{h,w,c} d^2``.
+
+    Args:
+      config: the weights.
+      decoded: ``(B, T, H, W, C)``.
+      frames: the same, in [0, 1].
+      valid: ``(B, T)`` bool.
+      axis_name: mapped axis the batch is split over.
+    """
+    error = (decoded - frames).reshape(*valid.shape, -1)
+    square = error**2
+    # Where the maximum is, in place of the maximum: the gradient of that compares it with squares
+    # that XLA may have computed again with another rounding, and then divides 0 by 0.
+    place = jnp.argmax(square, axis=-1, keepdims=True)
+    largest = jnp.take_along_axis(square, place, -1)[..., 0]
+    l1, l2, worst = (
+        masked_mean(x, valid, axis_name)
+        for x in (jnp.abs(error).mean(-1), square.mean(-1), largest)
+    )
+    loss = config.l1_weight * l1 + config.l2_weight * l2 + config.max_pixel_weight * worst
+    return loss, {"reconstruction_l1": l1, "reconstruction_l2": l2, "max_pixel_error": worst}
+
+
+def targets(config: DynamicsConfig, batch: Record) -> Transitions:
+    """What the transitions of a batch are trained on; ``terminated`` is what counts as an end."""
+    target = views.transitions(batch)
+    if config.truncation_is_end:
+        target = target._replace(terminated=batch.is_last[:, 1:])
+    return target
+
+
+def cross_entropy(logits: jax.Array, classes: jax.Array) -> jax.Array:
+    """``-log p(class)`` in nats: ``(..., V), (...) int32 -> (...)``."""
+    log_p = jax.nn.log_softmax(logits.astype(jnp.float32))
+    return -jnp.take_along_axis(log_p, classes[..., None], -1)[..., 0]
+
+
+def prediction_loss(
+    config: DynamicsConfig,
+    slots: Slots,
+    tokens: jax.Array,
+    token_valid: jax.Array,
+    target: Transitions,
+    axis_name: str | None,
+) -> tuple[jax.Array, Metrics]:
+    """The transformer's loss: cross-entropies of tokens, rewards and ends.
+
+    Args:
+      config: the weights.
+      slots: the logits.
+      tokens: ``(B, T', K)`` int32, T' that of the slots.
+      token_valid: ``(B, T', K)`` bool.
+      target: rewards and ends.
+      axis_name: mapped axis the batch is split over.
+    """
+
+    def mean(x: jax.Array) -> jax.Array:
+        return masked_mean(x, target.valid, axis_name)
+
+    if config.reward == "two_hot":
+        bins = twohot.symlog_bins(config.num_bins)
+        reward = twohot.two_hot_symlog_loss(slots.reward, target.reward, bins)
+    else:
+        reward = cross_entropy(slots.reward, jnp.sign(target.reward).astype(jnp.int32) + 1)
+    reward_loss = mean(reward)
+    ended = target.terminated.astype(jnp.int32)
+    termination_loss = mean(cross_entropy(slots.termination, ended))
+    token_loss = masked_mean(cross_entropy(slots.tokens, tokens), token_valid, axis_name)
+    correct = (slots.tokens.argmax(-1) == tokens).astype(jnp.float32)
+    loss = (
+        config.token_weight * token_loss
+        + config.reward_weight * reward_loss
+        + config.termination_weight * termination_loss
+    )
+    metrics = {
+        "token_loss": token_loss,
+        "token_accuracy": masked_mean(correct, token_valid, axis_name),
+        "token_perplexity": jnp.exp(pmean(token_loss, axis_name)),
+        "reward_loss": reward_loss,
+        "termination_loss": termination_loss,
+    }
+    return loss, metrics
+
+
+class TokenizerLoss(NamedTuple):
+    """The tokenizer's loss and what else came of computing it."""
+
+    loss: jax.Array
+    state: PyTree  # the model state after the codebook's update
+    metrics: Metrics
+    tokens: jax.Array  # of the batch, by the codebook before the update
+
+
+def tokenizer_loss(
+    m: Networks,
+    variables: PyTree,
+    frames: jax.Array,
+    previous: jax.Array | None,
+    action: jax.Array | None,
+    valid: jax.Array,
+    key: jax.Array,
+) -> TokenizerLoss:
+    """Reconstruction and quantisation; the codebook follows what it has quantised.
+
+    Args:
+      m: the networks.
+      variables: of the model.
+      frames: ``(B, T, S, S, C)`` in [0, 1].
+      previous: the frames before them, or None.
+      action: ``(B, T)`` int32, that led from these to those, or None.
+      valid: ``(B, T)`` bool.
+      key: a PRNG key.
+    """
+
+    def run(tokenizer: Any) -> Any:
+        codes = tokenizer.encode(frames, previous, action)
+        decoded = tokenizer.decode(codes.vectors, previous, action)
+        tokenizer.update(codes, valid, key)
+        return codes, decoded, tokenizer.entropy(codes, valid)
+
+    (codes, decoded, entropy), state = m.tokenizer.apply(
+        tokenizer_variables(variables), method=run, mutable=[COLLECTION]
+    )
+    # What a frame was padded with is no target.
+    loss, metrics = reconstruction_loss(
+        m.config.tokenizer,
+        from_square(decoded, m.spec),
+        from_square(frames, m.spec),
+        valid,
+        m.axis_name,
+    )
+    quantiser = masked_mean(codes.loss, valid, m.axis_name)
+    metrics |= {"quantiser_loss": quantiser, "codebook_entropy": entropy}
+    loss = loss + quantiser
+    return TokenizerLoss(loss, state, {"tokenizer_loss": loss, **metrics}, codes.tokens)
+
+
+def weighted_sum(
+    scales: tuple[float, float],
+    tokenizer: Callable[[PyTree, Record, jax.Array], TokenizerLoss],
+    world_model: Callable[..., tuple[jax.Array, Metrics]],
+) -> LossFunction:
+    """The loss of both parts at once; a part of weight 0 is left out, its state included.
+
+    Args:
+      scales: the weights.
+      tokenizer: ``(variables, batch, key)``.
+      world_model: ``(variables, batch, key, tokens or None) -> loss, metrics``.
+    """
+
+    def loss(
+        variables: PyTree, batch: Record, key: jax.Array
+    ) -> tuple[jax.Array, tuple[PyTree, Metrics]]:
+        key_tokenizer, key_world_model = jax.random.split(key)
+        total, state, metrics, tokens = jnp.zeros(()), {}, {}, None
+        if scales[0]:
+            first = tokenizer(variables, batch, key_tokenizer)
+            total = total + scales[0] * first.loss
+            state, metrics, tokens = first.state, first.metrics, first.tokens
+        if scales[1]:
+            second, more = world_model(variables, batch, key_world_model, tokens)
+            total = total + scales[1] * second
+            metrics = metrics | more
+        return total, (state, {"loss": total, **metrics})
+
+    return loss
+
+
+def separate(
+    tokenizer: Callable[[PyTree, Record, jax.Array], TokenizerLoss],
+    world_model: Callable[..., tuple[jax.Array, Metrics]],
+) -> PhaseLosses:
+    """The same two losses, each on its own."""
+
+    def first(
+        variables: PyTree, batch: Record, key: jax.Array
+    ) -> tuple[jax.Array, tuple[PyTree, Metrics]]:
+        got = tokenizer(variables, batch, key)
+        return got.loss, (got.state, {"loss": got.loss, **got.metrics})
+
+    def second(
+        variables: PyTree, batch: Record, key: jax.Array
+    ) -> tuple[jax.Array, tuple[PyTree, Metrics]]:
+        loss, metrics = world_model(variables, batch, key, None)
+        return loss, ({}, {"loss": loss, **metrics})
+
+    return PhaseLosses(first, second)
