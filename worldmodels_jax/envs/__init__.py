@@ -8,7 +8,7 @@ one of your own, `wrap_vector` takes a vectorised one, `wrap_gymnax` a functiona
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from worldmodels_jax.envs import sprite_jump
+from worldmodels_jax.envs import scroll_grid, sprite_jump
 from worldmodels_jax.envs.auto_reset import AutoResetState, auto_reset, batch
 from worldmodels_jax.envs.unknown_name import unknown_name_error
 from worldmodels_jax.types import Environment
@@ -66,7 +66,7 @@ def names() -> tuple[str, ...]:
     from worldmodels_jax.envs import craftax
 
     suite = set(gymnax.registered_envs) - {_NEEDS_DOWNLOAD}
-    return tuple(sorted({sprite_jump.NAME, *craftax.NAMES, *suite}))
+    return tuple(sorted({scroll_grid.NAME, sprite_jump.NAME, *craftax.NAMES, *suite}))
 
 
 def make(name: str, **kwargs: Any) -> Environment:
@@ -92,6 +92,8 @@ def make(name: str, **kwargs: Any) -> Environment:
         )
     if name == sprite_jump.NAME:
         return sprite_jump.make_sprite_jump(**kwargs)
+    if name == scroll_grid.NAME:
+        return scroll_grid.make_scroll_grid(**kwargs)
     import gymnax
 
     from worldmodels_jax.envs import craftax

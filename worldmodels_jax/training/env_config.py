@@ -9,7 +9,7 @@ class EnvConfig:
     """A JAX-native environment; it runs inside the compiled loop.
 
     Attributes:
-      name: one of envs.names(): a gymnax id, a Craftax id or SpriteJump.
+      name: one of envs.names(): a gymnax id, a Craftax id, SpriteJump or ScrollGrid.
       num_envs: E, environments stepped together.
       max_episode_steps: agent steps after which an episode is truncated; none keeps the suite's.
     """
