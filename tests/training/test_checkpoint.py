@@ -120,7 +120,8 @@ def _damage(path: Path, how: str) -> None:
     if how == "removed":
         path.unlink()
     else:
-        path.write_bytes({"cut": content[: len(content) // 2], "emptied": b""}[how])
+        # Much is cut: the end of a file may be of versions that nothing refers to any more.
+        path.write_bytes({"cut": content[: len(content) // 20], "emptied": b""}[how])
 
 
 @pytest.mark.parametrize("how", ["cut", "emptied", "removed"])
