@@ -25,10 +25,10 @@ from jax.experimental.compilation_cache import compilation_cache
 from experiments import common
 from experiments.benchmark_parts import (
     Part,
+    SteppedByHost,
     decoding_parts,
     parts_of,
     random_records,
-    stepped_by_host,
     warm,
 )
 from experiments.configs import PRESETS
@@ -87,7 +87,7 @@ def measure_training(
         host, iterations = parts.open_host(num_envs, 0, False), 1
     elif host_stepped:
         assert parts.env is not None
-        host, iterations = stepped_by_host(parts.env, num_envs, 0), chunk
+        host, iterations = SteppedByHost(parts.env, num_envs, 0), chunk
     else:
         iterations = chunk
     if host is not None:

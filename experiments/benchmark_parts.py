@@ -15,7 +15,7 @@ from worldmodels_jax.training.config import Config
 from worldmodels_jax.training.learner import dream_contexts, make_updates
 from worldmodels_jax.training.model_config import AnyModelConfig, make_world_model
 from worldmodels_jax.training.parts import Parts
-from worldmodels_jax.types import Environment, EnvSpec, HostVector, Record, TimeStep
+from worldmodels_jax.types import Environment, EnvSpec, Record, TimeStep
 
 # (T_draft, T_revise) of the MaskGIT priors, once each.
 _ROUNDS = {"maskgit, T=1": (1, 1), "maskgit, T_revise=4": (1, 4)}
@@ -59,8 +59,8 @@ def random_records(spec: EnvSpec, shape: tuple[int, ...], seed: int = 0) -> Reco
     )
 
 
-class _SteppedByHost:
-    """A JAX-native environment behind the interface of emulators."""
+class SteppedByHost:
+    """A JAX-native environment that takes every step from Python, as an emulator is stepped."""
 
     def __init__(self, env: Environment, num_envs: int, seed: int) -> None:
         self.spec, self.num_envs = env.spec, num_envs
@@ -84,15 +84,10 @@ class _SteppedByHost:
         return None
 
     def load_state(self, state: bytes) -> None:
-        raise NotImplementedError
+        raise ValueError("it saves no state, so there is none to load.")
 
     def close(self) -> None:
-        pass
-
-
-def stepped_by_host(env: Environment, num_envs: int, seed: int) -> HostVector:
-    """The environment, taking every step from Python: what a loop that is not fused does."""
-    return _SteppedByHost(env, num_envs, seed)
+        """Nothing is open."""
 
 
 def warm(config: Config) -> Config:

@@ -5,7 +5,6 @@ causal transformer over [z_t^1 .. z_t^K, a_t] predicts the next token, the rewar
 policy acts on decoded frames.
 """
 
-import functools
 from typing import Any, NamedTuple
 
 import chex
@@ -64,31 +63,7 @@ def make_iris(
       ValueError: if sizes do not fit together, naming the fields, or for another kind of
         environment.
     """
-    m = _networks(config, spec, axis_name, dtype)
-    # Without the axis, so that variables can be made outside of what is mapped over it.
-    init = functools.partial(_init, _networks(config, spec, None, dtype))
-    scales = (config.tokenizer_scale, config.world_model_scale)
-
-    def observe(
-        variables: PyTree, context: Record, key: jax.Array, horizon: int, starts: int = 1
-    ) -> tuple[Carry, jax.Array]:
-        parts.check_starts(starts)
-        return _observe(m, variables, context, horizon)
-
-    def decode(variables: PyTree, carry: Carry) -> jax.Array:
-        return parts.to_uint8(carry.frame)
-
-    return WorldModel(
-        init=init,
-        loss=parts.weighted_sum(
-            scales, functools.partial(_tokenizer_loss, m), functools.partial(_world_model_loss, m)
-        ),
-        observe=observe,
-        imagine=functools.partial(_imagine, m),
-        decode=decode,
-        feature_size=parts.feature_size(spec),
-        log_likelihood=functools.partial(_log_likelihood, m),
-    )
+    return parts.bundle(_FUNCTIONS, lambda axis: _networks(config, spec, axis, dtype), axis_name)
 
 
 def make_iris_losses(
@@ -98,10 +73,7 @@ def make_iris_losses(
     dtype: Any = jnp.float32,
 ) -> PhaseLosses:
     """The losses of tokenizer and transformer of ``make_iris``, one at a time."""
-    m = _networks(config, spec, axis_name, dtype)
-    return parts.separate(
-        functools.partial(_tokenizer_loss, m), functools.partial(_world_model_loss, m)
-    )
+    return parts.separate(_FUNCTIONS, _networks(config, spec, axis_name, dtype))
 
 
 def _networks(config: IrisConfig, spec: EnvSpec, axis_name: str | None, dtype: Any) -> Networks:
@@ -213,3 +185,8 @@ def _imagine(
     features = frame.reshape(frame.shape[0], -1)
     prediction = Prediction(features, step.reward, step.continuation)
     return Carry(cache, step.tokens, frame, carry.segment), prediction
+
+
+_FUNCTIONS = parts.Functions(
+    _init, _tokenizer_loss, _world_model_loss, _observe, _imagine, _log_likelihood
+)

@@ -1,11 +1,13 @@
 """What IRIS and Delta-IRIS have in common beside their transformers: frames and losses."""
 
+import functools
 import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import optax
 
 from worldmodels_jax.data import views
 from worldmodels_jax.data.views import Transitions
@@ -16,6 +18,7 @@ from worldmodels_jax.models.iris_config import (
     VQGANConfig,
 )
 from worldmodels_jax.models.iris_dynamics import Slots
+from worldmodels_jax.models.world_model import Prediction, WorldModel
 from worldmodels_jax.nn.delta_tokenizer import DeltaTokenizer
 from worldmodels_jax.nn.iris_tokenizer import IrisTokenizer
 from worldmodels_jax.nn.quantiser import COLLECTION
@@ -58,6 +61,60 @@ class PhaseLosses(NamedTuple):
 
     tokenizer: LossFunction
     world_model: LossFunction
+
+
+class Functions(NamedTuple):
+    """A model as functions whose first argument is its networks.
+
+    Attributes:
+      init: ``(networks, key) -> variables``.
+      tokenizer_loss: ``(networks, variables, batch, key) -> TokenizerLoss``.
+      world_model_loss: ``(networks, variables, batch, key, tokens or None) -> loss, metrics``.
+      observe: ``(networks, variables, context, horizon) -> carry, features``; a carry has a
+        ``frame (B, H, W, C)`` in [0, 1].
+      imagine: ``(networks, variables, carry, action, key) -> carry, Prediction``.
+      log_likelihood: ``(networks, variables, batch, key) -> (B, T-1, K)``.
+    """
+
+    init: Callable[..., PyTree]
+    tokenizer_loss: Callable[..., "TokenizerLoss"]
+    world_model_loss: Callable[..., tuple[jax.Array, Metrics]]
+    observe: Callable[..., tuple[PyTree, jax.Array]]
+    imagine: Callable[..., tuple[PyTree, Prediction]]
+    log_likelihood: Callable[..., jax.Array]
+
+
+def bundle(
+    functions: Functions, make_networks: Callable[[str | None], Networks], axis_name: str | None
+) -> WorldModel:
+    """The world model of ``functions`` with the networks that ``make_networks(axis_name)`` gives."""
+    m = make_networks(axis_name)
+    # Without the axis, so that variables can be made outside of what is mapped over it.
+    local = make_networks(None)
+    scales = (m.config.tokenizer_scale, m.config.world_model_scale)
+
+    def observe(
+        variables: PyTree, context: Record, key: jax.Array, horizon: int, starts: int = 1
+    ) -> tuple[PyTree, jax.Array]:
+        check_starts(starts)
+        return functions.observe(m, variables, context, horizon)
+
+    def decode(variables: PyTree, carry: Any) -> jax.Array:
+        return to_uint8(carry.frame)
+
+    return WorldModel(
+        init=functools.partial(functions.init, local),
+        loss=weighted_sum(
+            scales,
+            functools.partial(functions.tokenizer_loss, m),
+            functools.partial(functions.world_model_loss, m),
+        ),
+        observe=observe,
+        imagine=functools.partial(functions.imagine, m),
+        decode=decode,
+        feature_size=math.prod(m.spec.observation_shape),
+        log_likelihood=functools.partial(functions.log_likelihood, m),
+    )
 
 
 def make_tokenizer(
@@ -146,11 +203,6 @@ def to_uint8(frames: jax.Array) -> jax.Array:
     return jnp.round(frames * 255.0).astype(jnp.uint8)
 
 
-def feature_size(spec: EnvSpec) -> int:
-    """F of a policy that acts on frames."""
-    return math.prod(spec.observation_shape)
-
-
 def check_starts(starts: int) -> None:
     """Raise ValueError unless a dream starts at the last frame of its context only."""
     if starts != 1:
@@ -205,8 +257,7 @@ def targets(config: DynamicsConfig, batch: Record) -> Transitions:
 
 def cross_entropy(logits: jax.Array, classes: jax.Array) -> jax.Array:
     """``-log p(class)`` in nats: ``(..., V), (...) int32 -> (...)``."""
-    log_p = jax.nn.log_softmax(logits.astype(jnp.float32))
-    return -jnp.take_along_axis(log_p, classes[..., None], -1)[..., 0]
+    return optax.softmax_cross_entropy_with_integer_labels(logits.astype(jnp.float32), classes)
 
 
 def prediction_loss(
@@ -340,22 +391,19 @@ def weighted_sum(
     return loss
 
 
-def separate(
-    tokenizer: Callable[[PyTree, Record, jax.Array], TokenizerLoss],
-    world_model: Callable[..., tuple[jax.Array, Metrics]],
-) -> PhaseLosses:
-    """The same two losses, each on its own."""
+def separate(functions: Functions, m: Networks) -> PhaseLosses:
+    """The two losses that ``bundle`` adds, each on its own."""
 
     def first(
         variables: PyTree, batch: Record, key: jax.Array
     ) -> tuple[jax.Array, tuple[PyTree, Metrics]]:
-        got = tokenizer(variables, batch, key)
+        got = functions.tokenizer_loss(m, variables, batch, key)
         return got.loss, (got.state, {"loss": got.loss, **got.metrics})
 
     def second(
         variables: PyTree, batch: Record, key: jax.Array
     ) -> tuple[jax.Array, tuple[PyTree, Metrics]]:
-        loss, metrics = world_model(variables, batch, key, None)
+        loss, metrics = functions.world_model_loss(m, variables, batch, key, None)
         return loss, ({}, {"loss": loss, **metrics})
 
     return PhaseLosses(first, second)

@@ -12,8 +12,8 @@ arithmetic, with sums and differences only (Lavin and Gray, 2015).
 """
 
 import math
-from collections.abc import Callable
-from typing import Literal
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
 
 import chex
 import jax
@@ -23,6 +23,8 @@ from flax.linen.dtypes import promote_dtype
 from jax.typing import DTypeLike
 
 Lowering = Literal["auto", "matmul", "lax"]
+
+Init = Callable[..., jax.Array]  # (key, shape) -> first values
 
 _DIMENSIONS = ("NHWC", "HWIO", "NHWC")
 _CHUNK = 4096  # pixels of the finer map that are worked on at once, which then stay in the cache
@@ -107,7 +109,15 @@ class Conv4S2(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """Maps (..., H, W, C) to (..., H/2, W/2, F); H and W must be even (ValueError)."""
-        return _layer(self, conv4s2, x, fan_in=16 * x.shape[-1])
+        init = torch_uniform(16 * x.shape[-1])
+        return convolve(
+            self,
+            lambda x, kernel: conv4s2(x, kernel, self.lowering),
+            x,
+            (4, 4, x.shape[-1], self.features),
+            init,
+            init if self.use_bias else None,
+        )
 
 
 class ConvTranspose4S2(nn.Module):
@@ -131,26 +141,53 @@ class ConvTranspose4S2(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """Maps (..., H, W, C) to (..., 2H, 2W, F)."""
-        return _layer(self, conv_transpose4s2, x, fan_in=16 * self.features)
+        init = torch_uniform(16 * self.features)
+        return convolve(
+            self,
+            lambda x, kernel: conv_transpose4s2(x, kernel, self.lowering),
+            x,
+            (4, 4, x.shape[-1], self.features),
+            init,
+            init if self.use_bias else None,
+        )
 
 
-def _layer(
-    module: Conv4S2 | ConvTranspose4S2,
-    convolution: Callable[[jax.Array, jax.Array, Lowering], jax.Array],
-    x: jax.Array,
-    fan_in: int,
-) -> jax.Array:
-    """The body that both layers share: parameters, compute type and leading axes."""
+def torch_uniform(fan_in: int) -> Init:
+    """PyTorch's default for kernels and biases: uniform within 1 / sqrt(fan_in) of 0."""
     bound = 1 / math.sqrt(fan_in)
 
-    def uniform(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-        return jax.random.uniform(key, shape, jnp.float32, -bound, bound)
+    def init(key: jax.Array, shape: Sequence[int], dtype: Any = jnp.float32) -> jax.Array:
+        return jax.random.uniform(key, shape, dtype, -bound, bound)
 
-    kernel = module.param("kernel", uniform, (4, 4, x.shape[-1], module.features))
-    bias = module.param("bias", uniform, (module.features,)) if module.use_bias else None
+    return init
+
+
+def convolve(
+    module: nn.Module,
+    convolution: Callable[[jax.Array, jax.Array], jax.Array],
+    x: jax.Array,
+    kernel_shape: tuple[int, ...],
+    kernel_init: Init,
+    bias_init: Init | None,
+) -> jax.Array:
+    """The body of every convolution layer: parameters, compute type and leading axes.
+
+    Args:
+      module: the layer; has a ``dtype``.
+      convolution: ``(x (B, H, W, C), kernel) -> (B, H', W', F)``.
+      x: (..., H, W, C).
+      kernel_shape: (k, k, C, F).
+      kernel_init: first values of the kernel.
+      bias_init: of the bias; None for no bias.
+
+    Returns:
+      (..., H', W', F).
+    """
+    kernel = module.param("kernel", kernel_init, kernel_shape)
+    bias = module.param("bias", bias_init, kernel_shape[-1:]) if bias_init else None
     x, kernel, bias = promote_dtype(x, kernel, bias, dtype=module.dtype)
     *leading, H, W, C = x.shape
-    y = convolution(x.reshape(math.prod(leading), H, W, C), kernel, module.lowering)
+    y = convolution(x.reshape(math.prod(leading), H, W, C), kernel)
     if bias is not None:
         y = y + bias
     return y.reshape(*leading, *y.shape[1:])

@@ -11,8 +11,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
-from flax.linen.dtypes import promote_dtype
 
+from worldmodels_jax.nn.conv import convolve, torch_uniform
 from worldmodels_jax.nn.same_conv import conv_same, upsample_conv
 
 Convolve = Callable[[jax.Array, jax.Array], jax.Array]
@@ -71,17 +71,10 @@ class Conv(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        """``(B, H, W, C) -> (B, H', W', F)``."""
-        fan_in = self.size**2 * x.shape[-1]
-        bound = 1 / math.sqrt(fan_in)
-
-        def uniform(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-            return jax.random.uniform(key, shape, jnp.float32, -bound, bound)
-
-        kernel = self.param("kernel", uniform, (self.size, self.size, x.shape[-1], self.features))
-        bias = self.param("bias", uniform, (self.features,))
-        x, kernel, bias = promote_dtype(x, kernel, bias, dtype=self.dtype)
-        return self.convolution(x, kernel) + bias
+        """``(..., H, W, C) -> (..., H', W', F)``."""
+        shape = (self.size, self.size, x.shape[-1], self.features)
+        init = torch_uniform(self.size**2 * x.shape[-1])
+        return convolve(self, self.convolution, x, shape, init, init)
 
 
 def group_norm(channels: int, epsilon: float, dtype: Any, name: str) -> nn.GroupNorm:

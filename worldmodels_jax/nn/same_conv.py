@@ -4,7 +4,6 @@ As in ``nn.conv``, each has two lowerings with the same result: the library conv
 products in chunks.
 """
 
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -13,9 +12,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
-from flax.linen.dtypes import promote_dtype
 
-from worldmodels_jax.nn.conv import Lowering, in_chunks, use_matmul
+from worldmodels_jax.nn.conv import Lowering, convolve, in_chunks, use_matmul
 from worldmodels_jax.nn.linear import Fan, kernel_init
 
 
@@ -99,17 +97,9 @@ class Convolution(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """``(..., H, W, C) -> (..., H', W', F)``."""
-        *leading, H, W, C = x.shape
-        shape = (self.size, self.size, C, self.features)
-        kernel = self.param("kernel", kernel_init(self.fan), shape, jnp.float32)
-        bias = None
-        if self.use_bias:
-            bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
-        x, kernel, bias = promote_dtype(x, kernel, bias, dtype=self.dtype)
-        y = self.convolution(x.reshape(math.prod(leading), H, W, C), kernel)
-        if bias is not None:
-            y = y + bias
-        return y.reshape(*leading, *y.shape[1:])
+        shape = (self.size, self.size, x.shape[-1], self.features)
+        bias_init = nn.initializers.zeros if self.use_bias else None
+        return convolve(self, self.convolution, x, shape, kernel_init(self.fan), bias_init)
 
 
 def _check(x: jax.Array, kernel: jax.Array) -> None:
