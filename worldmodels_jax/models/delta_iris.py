@@ -13,11 +13,13 @@ import jax.numpy as jnp
 
 from worldmodels_jax.data import views
 from worldmodels_jax.data.replay import empty_records
+from worldmodels_jax.models import iris_bundle
 from worldmodels_jax.models import iris_imagination as imagination
 from worldmodels_jax.models import iris_parts as parts
+from worldmodels_jax.models.iris_bundle import PhaseLosses
 from worldmodels_jax.models.iris_config import DeltaIrisConfig, validate
 from worldmodels_jax.models.iris_dynamics import DeltaDynamics, Slots
-from worldmodels_jax.models.iris_parts import Networks, PhaseLosses, TokenizerLoss
+from worldmodels_jax.models.iris_parts import Networks, TokenizerLoss
 from worldmodels_jax.models.world_model import Prediction, WorldModel
 from worldmodels_jax.nn.transformer import KVCache, clear_cache
 from worldmodels_jax.types import EnvSpec, Metrics, PyTree, Record
@@ -63,7 +65,9 @@ def make_delta_iris(
       ValueError: if sizes do not fit together, naming the fields, or for another kind of
         environment.
     """
-    return parts.bundle(_FUNCTIONS, lambda axis: _networks(config, spec, axis, dtype), axis_name)
+    return iris_bundle.bundle(
+        _FUNCTIONS, lambda axis: _networks(config, spec, axis, dtype), axis_name
+    )
 
 
 def make_delta_iris_losses(
@@ -73,7 +77,7 @@ def make_delta_iris_losses(
     dtype: Any = jnp.float32,
 ) -> PhaseLosses:
     """The losses of tokenizer and transformer of ``make_delta_iris``, one at a time."""
-    return parts.separate(_FUNCTIONS, _networks(config, spec, axis_name, dtype))
+    return iris_bundle.separate(_FUNCTIONS, _networks(config, spec, axis_name, dtype))
 
 
 def _networks(
@@ -235,6 +239,6 @@ def _check_length(batch: Record) -> None:
         )
 
 
-_FUNCTIONS = parts.Functions(
+_FUNCTIONS = iris_bundle.Functions(
     _init, _tokenizer_loss, _world_model_loss, _observe, _imagine, _log_likelihood
 )

@@ -1,8 +1,5 @@
 """What IRIS and Delta-IRIS have in common beside their transformers: frames and losses."""
 
-import functools
-import math
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -18,15 +15,12 @@ from worldmodels_jax.models.iris_config import (
     VQGANConfig,
 )
 from worldmodels_jax.models.iris_dynamics import Slots
-from worldmodels_jax.models.world_model import Prediction, WorldModel
 from worldmodels_jax.nn.delta_tokenizer import DeltaTokenizer
 from worldmodels_jax.nn.iris_tokenizer import IrisTokenizer
 from worldmodels_jax.nn.quantiser import COLLECTION
 from worldmodels_jax.ops import twohot
 from worldmodels_jax.ops.collectives import masked_mean, pmean
 from worldmodels_jax.types import EnvSpec, Metrics, PyTree, Record
-
-LossFunction = Callable[[PyTree, Record, jax.Array], tuple[jax.Array, tuple[PyTree, Metrics]]]
 
 
 class Networks(NamedTuple):
@@ -46,75 +40,6 @@ class Networks(NamedTuple):
     def tokenize(self, variables: PyTree, method: Any, *args: Any) -> Any:
         """A method of the tokenizer, by name, without update."""
         return self.tokenizer.apply(tokenizer_variables(variables), *args, method=method)
-
-
-class PhaseLosses(NamedTuple):
-    """The two losses whose weighted sum is the world model's, for training them in turn.
-
-    Each is ``(variables, batch (B, T, ...), key) -> loss, (new_model_state, metrics)``, unweighted,
-    and has a gradient to its own subtree of ``variables["params"]`` only.
-
-    Attributes:
-      tokenizer: trains ``params["tokenizer"]`` and updates the codebook.
-      world_model: trains ``params["dynamics"]`` on the tokens of the tokenizer as it is.
-    """
-
-    tokenizer: LossFunction
-    world_model: LossFunction
-
-
-class Functions(NamedTuple):
-    """A model as functions whose first argument is its networks.
-
-    Attributes:
-      init: ``(networks, key) -> variables``.
-      tokenizer_loss: ``(networks, variables, batch, key) -> TokenizerLoss``.
-      world_model_loss: ``(networks, variables, batch, key, tokens or None) -> loss, metrics``.
-      observe: ``(networks, variables, context, horizon) -> carry, features``; a carry has a
-        ``frame (B, H, W, C)`` in [0, 1].
-      imagine: ``(networks, variables, carry, action, key) -> carry, Prediction``.
-      log_likelihood: ``(networks, variables, batch, key) -> (B, T-1, K)``.
-    """
-
-    init: Callable[..., PyTree]
-    tokenizer_loss: Callable[..., "TokenizerLoss"]
-    world_model_loss: Callable[..., tuple[jax.Array, Metrics]]
-    observe: Callable[..., tuple[PyTree, jax.Array]]
-    imagine: Callable[..., tuple[PyTree, Prediction]]
-    log_likelihood: Callable[..., jax.Array]
-
-
-def bundle(
-    functions: Functions, make_networks: Callable[[str | None], Networks], axis_name: str | None
-) -> WorldModel:
-    """The world model of ``functions`` with the networks that ``make_networks(axis_name)`` gives."""
-    m = make_networks(axis_name)
-    # Without the axis, so that variables can be made outside of what is mapped over it.
-    local = make_networks(None)
-    scales = (m.config.tokenizer_scale, m.config.world_model_scale)
-
-    def observe(
-        variables: PyTree, context: Record, key: jax.Array, horizon: int, starts: int = 1
-    ) -> tuple[PyTree, jax.Array]:
-        check_starts(starts)
-        return functions.observe(m, variables, context, horizon)
-
-    def decode(variables: PyTree, carry: Any) -> jax.Array:
-        return to_uint8(carry.frame)
-
-    return WorldModel(
-        init=functools.partial(functions.init, local),
-        loss=weighted_sum(
-            scales,
-            functools.partial(functions.tokenizer_loss, m),
-            functools.partial(functions.world_model_loss, m),
-        ),
-        observe=observe,
-        imagine=functools.partial(functions.imagine, m),
-        decode=decode,
-        feature_size=math.prod(m.spec.observation_shape),
-        log_likelihood=functools.partial(functions.log_likelihood, m),
-    )
 
 
 def make_tokenizer(
@@ -201,15 +126,6 @@ def to_pixels(frames: jax.Array) -> jax.Array:
 def to_uint8(frames: jax.Array) -> jax.Array:
     """Frames in [0, 1] as pixels 0..255."""
     return jnp.round(frames * 255.0).astype(jnp.uint8)
-
-
-def check_starts(starts: int) -> None:
-    """Raise ValueError unless a dream starts at the last frame of its context only."""
-    if starts != 1:
-        raise ValueError(
-            f"starts={starts}: IRIS and Delta-IRIS dream from the last frame of a context only; "
-            "use starts=1."
-        )
 
 
 # Losses
@@ -358,52 +274,3 @@ def tokenizer_loss(
     metrics |= {"quantiser_loss": quantiser, "codebook_entropy": entropy}
     loss = loss + quantiser
     return TokenizerLoss(loss, state, {"tokenizer_loss": loss, **metrics}, codes.tokens)
-
-
-def weighted_sum(
-    scales: tuple[float, float],
-    tokenizer: Callable[[PyTree, Record, jax.Array], TokenizerLoss],
-    world_model: Callable[..., tuple[jax.Array, Metrics]],
-) -> LossFunction:
-    """The loss of both parts at once; a part of weight 0 is left out, its state included.
-
-    Args:
-      scales: the weights.
-      tokenizer: ``(variables, batch, key)``.
-      world_model: ``(variables, batch, key, tokens or None) -> loss, metrics``.
-    """
-
-    def loss(
-        variables: PyTree, batch: Record, key: jax.Array
-    ) -> tuple[jax.Array, tuple[PyTree, Metrics]]:
-        key_tokenizer, key_world_model = jax.random.split(key)
-        total, state, metrics, tokens = jnp.zeros(()), {}, {}, None
-        if scales[0]:
-            first = tokenizer(variables, batch, key_tokenizer)
-            total = total + scales[0] * first.loss
-            state, metrics, tokens = first.state, first.metrics, first.tokens
-        if scales[1]:
-            second, more = world_model(variables, batch, key_world_model, tokens)
-            total = total + scales[1] * second
-            metrics = metrics | more
-        return total, (state, {"loss": total, **metrics})
-
-    return loss
-
-
-def separate(functions: Functions, m: Networks) -> PhaseLosses:
-    """The two losses that ``bundle`` adds, each on its own."""
-
-    def first(
-        variables: PyTree, batch: Record, key: jax.Array
-    ) -> tuple[jax.Array, tuple[PyTree, Metrics]]:
-        got = functions.tokenizer_loss(m, variables, batch, key)
-        return got.loss, (got.state, {"loss": got.loss, **got.metrics})
-
-    def second(
-        variables: PyTree, batch: Record, key: jax.Array
-    ) -> tuple[jax.Array, tuple[PyTree, Metrics]]:
-        loss, metrics = functions.world_model_loss(m, variables, batch, key, None)
-        return loss, ({}, {"loss": loss, **metrics})
-
-    return PhaseLosses(first, second)
