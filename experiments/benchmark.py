@@ -156,11 +156,13 @@ def _update_flops(config: Config, parts: Parts) -> float:
     t, key = config.training, jax.random.key(0)
     updates = make_updates(t, parts.world_model, parts.agent)
     state = jax.eval_shape(updates.init, key)
-    batch = random_records(parts.spec, (t.batch_size, t.batch_length))
-    context = random_records(parts.spec, dream_contexts(t))
-    world_model = cost.matmul_flops(updates.world_model, state, batch, key)
-    agent = cost.matmul_flops(updates.agent, state, context, key)
-    return config.env.num_envs * (t.world_model_ratio * world_model + t.agent_ratio * agent)
+    total = sum(
+        update.ratio
+        * cost.matmul_flops(update.step, state, random_records(parts.spec, update.batch), key)
+        for update in updates.parts.values()
+        if update.ratio
+    )
+    return config.env.num_envs * total
 
 
 class _cache:  # noqa: N801  # a context manager, named as what it sets

@@ -9,13 +9,19 @@ import jax.numpy as jnp
 import numpy as np
 
 from worldmodels_jax import envs
-from worldmodels_jax.agents.imagination import dream
+from worldmodels_jax.agents.imagination import dream, policy_of
 from worldmodels_jax.models.git_storm import GitStormConfig
 from worldmodels_jax.training.config import Config
 from worldmodels_jax.training.learner import dream_contexts, make_updates
 from worldmodels_jax.training.model_config import AnyModelConfig, make_world_model
 from worldmodels_jax.training.parts import Parts
 from worldmodels_jax.types import Environment, EnvSpec, Record, TimeStep
+
+_UPDATES = {
+    "tokenizer": "tokenizer update",
+    "world_model": "world-model update",
+    "agent": "agent update, with dreams",
+}
 
 # (T_draft, T_revise) of the MaskGIT priors, once each.
 _ROUNDS = {"maskgit, T=1": (1, 1), "maskgit, T_revise=4": (1, 4)}
@@ -104,10 +110,11 @@ def parts_of(config: Config, parts: Parts) -> Iterator[Part]:
     key = jax.random.key(0)
     updates = make_updates(t, model, agent)
     state = jax.jit(updates.init)(key)
-    batch = random_records(spec, (t.batch_size, t.batch_length))
     context = random_records(spec, dream_contexts(t))
     variables, agent_variables = state.world_model.variables, state.agent.variables
-    yield Part("world-model update", updates.world_model, (state, batch, key))
+    for name, update in updates.parts.items():
+        batch = random_records(spec, update.batch)
+        yield Part(_UPDATES[name], update.step, (state, batch, key))
     yield Part(
         "prefill",
         lambda v, c, k: model.observe(v, c, k, t.horizon, t.dream_starts),
@@ -115,9 +122,7 @@ def parts_of(config: Config, parts: Parts) -> Iterator[Part]:
     )
 
     def dreams(v: Any, a: Any, c: Record, k: jax.Array) -> Any:
-        return dream(
-            model, v, lambda f, key_act: agent.act(a, f, key_act), c, k, t.horizon, t.dream_starts
-        )
+        return dream(model, v, policy_of(agent, a), c, k, t.horizon, t.dream_starts)
 
     yield Part("dreams", dreams, (variables, agent_variables, context, key))
     dreamed = jax.eval_shape(dreams, variables, agent_variables, context, key)
@@ -127,8 +132,8 @@ def parts_of(config: Config, parts: Parts) -> Iterator[Part]:
         jax.grad(lambda a, d: agent.loss(a, d)[0]),
         (agent_variables, dreamed),
     )
-    yield Part("agent update, with dreams", updates.agent, (state, context, key))
-    memory = random_records(spec, (config.env.num_envs, t.acting_context))
+    memory = parts.actor.init(config.env.num_envs)
+    memory = memory._replace(records=random_records(spec, memory.records.reward.shape))
     yield Part(
         "act", parts.actor.act, (variables, agent_variables, memory, key), config.env.num_envs
     )
@@ -137,8 +142,10 @@ def parts_of(config: Config, parts: Parts) -> Iterator[Part]:
         env_state, time_step = jax.jit(env.reset)(key)
 
         def run(env_state: Any, time_step: Any, key: jax.Array) -> Any:
+            memory = parts.actor.init(config.env.num_envs)
+
             def body(carry: Any, k: jax.Array) -> Any:
-                return env.step(carry[0], parts.actor.act_random(config.env.num_envs, k), k), None
+                return env.step(carry[0], parts.actor.act_random(memory, k)[1], k), None
 
             return jax.lax.scan(body, (env_state, time_step), jax.random.split(key, steps))[0]
 

@@ -15,6 +15,7 @@ import numpy as np
 from absl import flags
 
 from experiments import common
+from worldmodels_jax.agents.acting import Memory
 from worldmodels_jax.envs.craftax import ACHIEVEMENT
 from worldmodels_jax.evaluation.crafter import crafter_score
 from worldmodels_jax.evaluation.episodes import run_episodes, run_host_episodes
@@ -25,7 +26,6 @@ from worldmodels_jax.training.env_config import AtariConfig, EnvConfig
 from worldmodels_jax.training.learner import TrainState
 from worldmodels_jax.training.parts import EnvSource
 from worldmodels_jax.training.run import LoadedRun, load, read_config
-from worldmodels_jax.types import Record
 
 _EPISODES = flags.DEFINE_integer(
     "episodes", None, "Episodes per seed; by default training.evaluation_episodes.", lower_bound=1
@@ -66,12 +66,12 @@ def evaluate_run(
     seeds = list(range(first, first + count))
     run = load(directory, step=step, env=env)
 
-    def policy(train: TrainState, memory: Record, key: jax.Array) -> jax.Array:
+    def policy(train: TrainState, memory: Memory, key: jax.Array) -> tuple[Memory, jax.Array]:
         return dataclasses.replace(run, train=train).choose(memory, key, greedy=greedy)
 
-    def act_random(train: TrainState, memory: Record, key: jax.Array) -> jax.Array:
+    def act_random(train: TrainState, memory: Memory, key: jax.Array) -> tuple[Memory, jax.Array]:
         del train
-        return run.parts.actor.act_random(memory.reward.shape[0], key)
+        return run.parts.actor.act_random(memory, key)
 
     play = _player(run, policy, episodes, seed)
     returns, lengths, outcomes = [], [], []
@@ -154,7 +154,7 @@ def _host_envs(config: Config, episodes: int) -> int:
 
 def _player(
     run: LoadedRun,
-    act: Callable[[TrainState, Record, jax.Array], jax.Array],
+    act: Callable[[TrainState, Memory, jax.Array], tuple[Memory, jax.Array]],
     episodes: int,
     seed: int,
 ) -> Callable[[TrainState, jax.Array], tuple[Any, Any, Any]]:

@@ -76,10 +76,7 @@ def experience(config: Config, key: jax.Array, steps: int) -> Record:
     parts = build(config)
     env = envs.make(config.env.name)
 
-    def act(memory: Record, k: jax.Array) -> jax.Array:
-        return parts.actor.act_random(memory.reward.shape[0], k)
-
-    records = record_steps(env, parts.actor, act, key, steps=steps)
+    records = record_steps(env, parts.actor, parts.actor.act_random, key, steps=steps)
     return jax.tree.map(lambda x: x[0], records)
 
 
@@ -88,11 +85,12 @@ def train(
 ) -> tuple[TrainState, Metrics]:
     """World-model updates on fixed experience; metrics are means over the last tenth."""
 
+    update = updates.parts["world_model"]
+
     def step(state: TrainState, step_key: jax.Array) -> tuple[TrainState, Metrics]:
         key_sample, key_update = jax.random.split(step_key)
-        return updates.world_model(
-            state, updates.sample_world_model(replay, key_sample), key_update
-        )
+        _, batch = update.sample(replay, (), key_sample)
+        return update.step(state, batch, key_update)
 
     state = updates.init(key)
     state, metrics = jax.lax.scan(step, state, jax.random.split(jax.random.fold_in(key, 1), count))
@@ -134,11 +132,11 @@ def compare(seeds: int, count: int, steps: int) -> dict[str, Any]:
         }
         for seed in range(seeds):
             records = collect(jax.random.key(seed))
-            replay = Replay(jax.tree.map(lambda x: x[None], records), jnp.int32(steps))
+            replay = Replay(jax.tree.map(lambda x: x[None], records), jnp.int32(steps), {})
             state, metrics = run(replay, jax.random.key(seed))
             perplexity.setdefault(prior, []).append(float(metrics["token_perplexity"]))
             held_out = collect(jax.random.key(10_000 + seed))
-            ring = Replay(jax.tree.map(lambda x: x[None], held_out), jnp.int32(steps))
+            ring = Replay(jax.tree.map(lambda x: x[None], held_out), jnp.int32(steps), {})
             starts = sample(ring, jax.random.key(seed), 128, context + horizon)
             for name, dream in dreams.items():
                 frames = dream(state.world_model.variables, starts, jax.random.key(seed))

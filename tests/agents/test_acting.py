@@ -8,7 +8,7 @@ import scipy.stats
 
 from worldmodels_jax.agents.acting import make_actor, newest
 from worldmodels_jax.agents.actor_critic import ActorCriticConfig, make_actor_critic
-from worldmodels_jax.agents.imagination import dream
+from worldmodels_jax.agents.imagination import dream, memoryless, policy_of
 from worldmodels_jax.data.replay import empty_records
 from worldmodels_jax.models.world_model import Prediction, WorldModel
 from worldmodels_jax.types import EnvSpec, TimeStep
@@ -61,7 +61,7 @@ def time_step(value, *, is_first=False, spec=COUNTER):
 def test_a_dream_is_the_policy_and_the_model_in_turn():
     real = context()
     start = np.asarray(observe(VARIABLES, real, None, 4)[1][:, 0])
-    policy = lambda features, key: (features[:, 0] % 3 + 1).astype(jnp.int32)  # noqa: E731
+    policy = memoryless(lambda features, key: (features[:, 0] % 3 + 1).astype(jnp.int32))
     dreamed = jax.jit(lambda c, k: dream(FAKE, VARIABLES, policy, c, k, 4))(real, jax.random.key(0))
     state, states, actions = start, [start], []
     for _ in range(4):
@@ -82,7 +82,7 @@ def test_dreams_from_the_end_of_an_episode_have_no_weight():
         # An episode that ended earlier is no reason.
         truncated=real.truncated.at[1, -1].set(True).at[2, -2].set(True),
     )
-    policy = lambda features, key: jnp.ones(3, jnp.int32)  # noqa: E731
+    policy = memoryless(lambda features, key: jnp.ones(3, jnp.int32))
     dreamed = dream(FAKE, VARIABLES, policy, real, jax.random.key(0), 1)
     np.testing.assert_array_equal(dreamed.weight, [0.0, 0.0, 1.0])
 
@@ -91,7 +91,7 @@ def test_several_dreams_begin_at_the_last_frames_of_a_context(
     world_model, model_variables, records
 ):
     """As if each window of frames had been given by itself; only the ends have no weight."""
-    policy = lambda features, key: jnp.ones(features.shape[0], jnp.int32)  # noqa: E731
+    policy = memoryless(lambda features, key: jnp.ones(features.shape[0], jnp.int32))
     starts, length = 3, records.reward.shape[1]
     several = jax.jit(lambda c: dream(world_model, model_variables, policy, c, KEY, 2, starts))
     dreamed = several(records)
@@ -120,7 +120,7 @@ def test_every_step_has_keys_of_its_own_and_the_model_the_room_it_asks_for():
         return draw, Prediction(draw, draw[:, 0], draw[:, 0])
 
     model = FAKE._replace(observe=observe_with_key, imagine=imagine_with_key)
-    policy = lambda features, key: jax.random.uniform(key, (E,))  # noqa: E731
+    policy = memoryless(lambda features, key: jax.random.uniform(key, (E,)))
     dreamed = dream(model, VARIABLES, policy, context(), jax.random.key(0), 5)
     assert seen["horizon"] == 5
     draws = np.concatenate([dreamed.features.ravel(), dreamed.action.ravel()])
@@ -129,7 +129,7 @@ def test_every_step_has_keys_of_its_own_and_the_model_the_room_it_asks_for():
 
 def test_no_gradient_goes_through_a_dream():
     def total(params):
-        policy = lambda features, key: jnp.ones(E, jnp.int32)  # noqa: E731
+        policy = memoryless(lambda features, key: jnp.ones(E, jnp.int32))
         dreamed = dream(FAKE, {"params": params}, policy, context(), jax.random.key(0), 2)
         return dreamed.features.sum() + dreamed.reward.sum() + dreamed.continuation.sum()
 
@@ -142,7 +142,7 @@ def test_dreams_of_the_real_model(world_model, model_variables, records, spec, m
     @jax.jit
     def run(key):
         variables = agent.init(key)
-        policy = lambda features, k: agent.act(variables, features, k)  # noqa: E731
+        policy = policy_of(agent, variables)
         dreamed = dream(world_model, model_variables, policy, records, key, 3)
         key_observe, _ = jax.random.split(key)
         return dreamed, world_model.observe(model_variables, records, key_observe, 3)[1]
@@ -167,24 +167,25 @@ def test_dreams_of_the_real_model(world_model, model_variables, records, spec, m
 def actor():
     agent = make_actor_critic(ActorCriticConfig(width=8), 1, COUNTER)
     agent = agent._replace(
-        act=lambda variables, features, key: features[:, 0].astype(jnp.int32) % 3,
-        act_greedy=lambda variables, features: -features[:, 0].astype(jnp.int32),
+        act=lambda variables, memory, features, key: (features[:, 0].astype(jnp.int32) % 3, memory),
+        act_greedy=lambda variables, memory, features: (-features[:, 0].astype(jnp.int32), memory),
     )
     return make_actor(FAKE, agent, COUNTER, C)
 
 
 def test_memory_begins_empty_and_keeps_the_last_records_in_order(actor):
     memory = actor.init(E)
-    assert memory.observation.shape == (E, C, 1)
-    assert not memory.is_first.any()
+    assert memory.records.observation.shape == (E, C, 1)
+    assert not memory.records.is_first.any()
     for value in range(1, 6):
         memory = actor.push(memory, time_step(float(value), is_first=value == 4))
-        np.testing.assert_array_equal(memory.action[:, -1], 0)  # still to be chosen
+        np.testing.assert_array_equal(memory.records.action[:, -1], 0)  # still to be chosen
         memory = actor.record_action(memory, jnp.array([value, 10 * value]))
-    np.testing.assert_array_equal(memory.observation[..., 0], [[3.0, 4.0, 5.0]] * E)
-    np.testing.assert_allclose(memory.reward, [[0.3, 0.4, 0.5]] * E, rtol=1e-6)
-    np.testing.assert_array_equal(memory.action, [[3, 4, 5], [30, 40, 50]])
-    np.testing.assert_array_equal(memory.is_first, [[False, True, False]] * E)
+    records = memory.records
+    np.testing.assert_array_equal(records.observation[..., 0], [[3.0, 4.0, 5.0]] * E)
+    np.testing.assert_allclose(records.reward, [[0.3, 0.4, 0.5]] * E, rtol=1e-6)
+    np.testing.assert_array_equal(records.action, [[3, 4, 5], [30, 40, 50]])
+    np.testing.assert_array_equal(records.is_first, [[False, True, False]] * E)
     latest = newest(memory)
     np.testing.assert_array_equal(latest.action, [5, 50])
     np.testing.assert_array_equal(latest.observation, [[5.0]] * E)
@@ -195,31 +196,34 @@ def test_actions_come_from_the_features_of_the_memory(actor):
     memory = actor.record_action(actor.push(memory, time_step(4.0)), jnp.array([1, 2]))
     memory = actor.push(memory, time_step(2.0))
     # Observations 4 + 2 and the action taken from the first of them.
-    action = actor.act(VARIABLES, {}, memory, jax.random.key(0))
+    after, action = actor.act(VARIABLES, {}, memory, jax.random.key(0))
     np.testing.assert_array_equal(action, [(6 + 1) % 3, (6 + 2) % 3])
-    greedy = actor.act_greedy(VARIABLES, {}, memory, jax.random.key(0))
+    np.testing.assert_array_equal(newest(after).action, action)
+    after, greedy = actor.act_greedy(VARIABLES, {}, memory, jax.random.key(0))
     np.testing.assert_array_equal(greedy, [-7, -8])
+    np.testing.assert_array_equal(newest(after).action, greedy)
 
 
 def test_frames_are_remembered_in_the_type_of_the_environment(world_model, spec):
     agent = make_actor_critic(ActorCriticConfig(width=8), world_model.feature_size, spec)
     actor = make_actor(world_model, agent, spec, C)
     memory = actor.push(actor.init(E), time_step(200.0, spec=spec))
-    assert memory.observation.dtype == jnp.uint8
-    np.testing.assert_array_equal(memory.observation[:, -1], 200)
+    assert memory.records.observation.dtype == jnp.uint8
+    np.testing.assert_array_equal(memory.records.observation[:, -1], 200)
 
 
 def test_random_actions_are_uniform(actor):
-    actions = actor.act_random(3000, jax.random.key(0))
+    memory, actions = actor.act_random(actor.init(3000), jax.random.key(0))
+    np.testing.assert_array_equal(newest(memory).action, actions)
     assert scipy.stats.chisquare(np.bincount(actions, minlength=3)).pvalue > 1e-4
     continuous = EnvSpec("continuous", (1,), "float32", 2, False, 10)
     agent = make_actor_critic(ActorCriticConfig(width=8), 1, continuous)
     actor = make_actor(FAKE, agent, continuous, C)
-    actions = np.asarray(actor.act_random(3000, jax.random.key(0)))
+    actions = np.asarray(actor.act_random(actor.init(3000), jax.random.key(0))[1])
     assert actions.shape == (3000, 2)
     for component in actions.T:
         assert scipy.stats.kstest(component, scipy.stats.uniform(-1, 2).cdf).pvalue > 1e-4
-    assert actor.init(E).action.shape == (E, C, 2)
+    assert actor.init(E).records.action.shape == (E, C, 2)
 
 
 @pytest.fixture(scope="module")

@@ -354,12 +354,12 @@ def test_discrete_actions_are_sampled_from_the_policy():
     _, agent = make()
     variables = random_variables(agent)
     features = jnp.broadcast_to(random_dream().features[0, 0], (4000, F))
-    actions = jax.jit(agent.act)(variables, features, jax.random.key(0))
+    actions = jax.jit(agent.act)(variables, (), features, jax.random.key(0))[0]
     output = mlp(in_numpy(variables["params"]["actor"]["params"]), np.asarray(features[0], float))
     probs = scipy.special.softmax(output)
     counts = np.bincount(actions, minlength=A)
     assert scipy.stats.chisquare(counts, probs * 4000).pvalue > 1e-4
-    greedy = jax.jit(agent.act_greedy)(variables, features)
+    greedy = jax.jit(agent.act_greedy)(variables, (), features)[0]
     np.testing.assert_array_equal(greedy, np.argmax(probs))
 
 
@@ -367,13 +367,13 @@ def test_continuous_actions_are_sampled_from_the_policy():
     _, agent = make(CONTINUOUS)
     variables = random_variables(agent)
     features = jnp.broadcast_to(random_dream().features[0, 0], (4000, F))
-    actions = jax.jit(agent.act)(variables, features, jax.random.key(0))
+    actions = jax.jit(agent.act)(variables, (), features, jax.random.key(0))[0]
     assert actions.shape == (4000, A)
     output = mlp(in_numpy(variables["params"]["actor"]["params"]), np.asarray(features[0], float))
     std = 0.1 + 0.9 * scipy.special.expit(output[A:] + 2.0)
     np.testing.assert_allclose(actions.mean(0), np.tanh(output[:A]), atol=0.06)
     np.testing.assert_allclose(actions.std(0), std, rtol=0.05)
-    greedy = jax.jit(agent.act_greedy)(variables, features)
+    greedy = jax.jit(agent.act_greedy)(variables, (), features)[0]
     np.testing.assert_allclose(greedy[0], np.tanh(output[:A]), rtol=1e-4)
 
 
@@ -390,7 +390,7 @@ def test_the_policy_finds_the_better_arm(spec):
 
     def step(carry, key):
         variables, state = carry
-        action = agent.act(variables, features[0], key)
+        action = agent.act(variables, (), features[0], key)[0]
         if spec.discrete:
             reward = (action == 1).astype(jnp.float32)
         else:
@@ -410,7 +410,7 @@ def test_the_policy_finds_the_better_arm(spec):
         state = optimiser.init(variables["params"])
         keys = jax.random.split(key, 300)
         (variables, _), rewards = jax.lax.scan(step, (variables, state), keys)
-        return rewards, agent.act_greedy(variables, features[0, :1])[0]
+        return rewards, agent.act_greedy(variables, (), features[0, :1])[0][0]
 
     rewards, action = train(jax.random.key(0))
     if spec.discrete:

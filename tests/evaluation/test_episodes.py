@@ -8,44 +8,29 @@ import numpy as np
 import pytest
 
 from worldmodels_jax import envs
-from worldmodels_jax.agents.acting import Actor
-from worldmodels_jax.data.replay import empty_records
+from worldmodels_jax.agents.acting import Actor, Memory, make_actor, newest
+from worldmodels_jax.agents.actor_critic import Agent
 from worldmodels_jax.evaluation.episodes import (
     record_host_steps,
     record_steps,
     run_episodes,
     run_host_episodes,
 )
-from worldmodels_jax.types import Environment, EnvSpec, Record, TimeStep
+from worldmodels_jax.types import Environment, EnvSpec, TimeStep
 
 
 def make_memory(spec: EnvSpec) -> Actor:
     """An actor's memory of one frame, without a model."""
 
-    def push(context: Record, time_step: TimeStep) -> Record:
-        blank = empty_records(spec, time_step.reward.shape)
-        record = Record(action=blank.action, **time_step._asdict())
-        return jax.tree.map(lambda x: jnp.asarray(x)[:, None], record)
-
-    def unused(*args: object) -> jax.Array:
-        raise AssertionError("this memory has no model")
-
-    return Actor(
-        init=lambda n: empty_records(spec, (n, 1)),
-        push=push,
-        act=unused,
-        act_greedy=unused,
-        act_random=lambda n, key: jax.random.randint(key, (n,), 0, spec.num_actions),
-        record_action=lambda c, a: c._replace(action=c.action.at[:, -1].set(a)),
-    )
+    return make_actor(None, Agent(*[None] * 5), spec, 1)
 
 
-def catch_ball(memory: Record, key: jax.Array) -> jax.Array:
+def catch_ball(memory: Memory, key: jax.Array) -> tuple[Memory, jax.Array]:
     """Move the paddle (bottom row) under the ball, as read off the pixels."""
     del key
-    frame = memory.observation[:, -1, :, :, 0]
+    frame = newest(memory).observation[..., 0]
     ball = frame[:, :-1].max(1).argmax(-1)
-    return jnp.sign(ball - frame[:, -1].argmax(-1)).astype(jnp.int32) + 1
+    return memory, jnp.sign(ball - frame[:, -1].argmax(-1)).astype(jnp.int32) + 1
 
 
 def test_a_perfect_player_catches_every_ball() -> None:
@@ -63,9 +48,7 @@ def test_a_random_player_misses_most() -> None:
     env = envs.make("Catch-bsuite")
     memory = make_memory(env.spec)
     returns, lengths, _ = jax.jit(
-        lambda k: run_episodes(
-            env, memory, lambda m, key: memory.act_random(500, key), k, episodes=500
-        )
+        lambda k: run_episodes(env, memory, memory.act_random, k, episodes=500)
     )(jax.random.key(0))
     assert set(np.unique(returns)) == {-1.0, 1.0}
     assert -0.75 < returns.mean() < -0.45
@@ -101,9 +84,7 @@ def test_outcomes_are_those_of_the_end_of_each_first_episode() -> None:
     env = countdown()
     memory = make_memory(env.spec)
     _, lengths, outcomes = jax.jit(
-        lambda k: run_episodes(
-            env, memory, lambda m, key: memory.act_random(20, key), k, episodes=20
-        )
+        lambda k: run_episodes(env, memory, memory.act_random, k, episodes=20)
     )(jax.random.key(0))
     # While the longest episode lasts, the short ones are long followed by others.
     assert {1, 9} <= set(lengths.tolist())
@@ -158,7 +139,7 @@ def test_short_episodes_are_no_favourites(episodes: int, per_env: int) -> None:
     returns, lengths, outcomes = run_host_episodes(
         ScriptedEnv(3),
         memory,
-        lambda m, key: memory.act_random(3, key),
+        memory.act_random,
         jax.random.key(0),
         episodes=episodes,
     )
@@ -173,7 +154,7 @@ def test_host_records_go_on_across_resets() -> None:
     records = record_host_steps(
         ScriptedEnv(2),
         memory,
-        lambda context, key: jax.random.randint(key, (2,), 0, 3),
+        memory.act_random,
         jax.random.key(0),
         steps=7,
     )

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from worldmodels_jax.agents.acting import Memory
 from worldmodels_jax.data.replay import Replay
 from worldmodels_jax.training.checkpoint import CheckpointError, abstract, open_checkpoints
 from worldmodels_jax.training.learner import Learner, TrainState
@@ -32,10 +33,10 @@ def _state(number: int) -> LoopState:
     learner = Learner(weights, (n, {"mu": jnp.arange(3.0) + n}))
     return LoopState(
         train=TrainState(learner, Learner({"params": 0.7 * n}, ())),
-        replay=Replay(record, n),
+        replay=Replay(record, n, {"agent": jnp.full((2, 3), n, jnp.int32)}),
         env_state={"x": n, "empty": ()},
         time_step=TimeStep(*(getattr(record, name)[:, 0] for name in TimeStep._fields)),
-        context=record,
+        memory=Memory(record, {"deter": 0.1 * n}, ()),
         episode_return=jnp.array([0.0, -0.0]) * n,
         episode_length=jnp.full(2, n, jnp.int32),
         key=jax.random.key(number),

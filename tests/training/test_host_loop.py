@@ -11,14 +11,15 @@ import numpy as np
 import pytest
 
 from experiments import evaluate, imagine
-from worldmodels_jax.agents.acting import make_actor
+from worldmodels_jax.agents.acting import Actor, Memory, make_actor
+from worldmodels_jax.agents.actor_critic import Agent
 from worldmodels_jax.config import apply_overrides
 from worldmodels_jax.training import parts
 from worldmodels_jax.training import run as run_lib
 from worldmodels_jax.training.config import Config, TrainingConfig
 from worldmodels_jax.training.env_config import AtariConfig, EnvConfig
 from worldmodels_jax.training.host import make_host_loop
-from worldmodels_jax.training.learner import Learner, TrainState, Updates
+from worldmodels_jax.training.learner import Learner, TrainState, Update, Updates
 from worldmodels_jax.training.online import make_halves
 from worldmodels_jax.types import EnvSpec, TimeStep
 
@@ -99,6 +100,11 @@ def walking(config: Config) -> Config:
     return apply_overrides(config, overrides)
 
 
+def always(actor: Actor, memory: Memory, action: int) -> tuple[Memory, jax.Array]:
+    actions = jnp.full(memory.records.reward.shape[0], action)
+    return actor.record_action(memory, actions), actions
+
+
 def test_the_replay_is_what_the_environment_showed_and_was_told(walks: list[Walk]) -> None:
     """World model and agent are counters; the policy's action is 2, a random one 0."""
     none = Learner(jnp.zeros((), jnp.int32), ())
@@ -109,14 +115,14 @@ def test_the_replay_is_what_the_environment_showed_and_was_told(walks: list[Walk
 
     updates = Updates(
         init=lambda key: TrainState(none, none),
-        world_model=count,
-        agent=count,
-        sample_world_model=lambda replay, key: replay.written,
-        sample_agent=lambda replay, key: replay.written,
+        parts={
+            "agent": Update(lambda replay, draws, key: (draws, replay.written), count, (1, 1), 0.5)
+        },
     )
-    actor = make_actor(None, None, SPEC, 2)._replace(
-        act=lambda model, agent, context, key: jnp.full(context.reward.shape[0], 2),
-        act_random=lambda num_envs, key: jnp.zeros(num_envs, jnp.int32),
+    actor = make_actor(None, Agent(*[None] * 5), SPEC, 2)
+    actor = actor._replace(
+        act=lambda model, agent, memory, key: always(actor, memory, 2),
+        act_random=lambda memory, key: always(actor, memory, 0),
     )
     config = Config(
         env=EnvConfig(num_envs=3),
@@ -124,8 +130,6 @@ def test_the_replay_is_what_the_environment_showed_and_was_told(walks: list[Walk
             TrainingConfig(),
             warmup=21,
             replay_capacity=60,
-            world_model_ratio=0.0,
-            agent_ratio=0.5,
         ),
     )
     env = Walk(3, seed=0)

@@ -174,7 +174,7 @@ def agent_for(size, axis_name=None):
     agent = make_actor_critic(config, size, SPEC, axis_name)
     # Greedy: a sample would depend on which device draws it.
     return agent._replace(
-        act=lambda variables, features, key: agent.act_greedy(variables, features)
+        act=lambda variables, memory, features, key: agent.act_greedy(variables, memory, features)
     )
 
 
@@ -188,7 +188,7 @@ def reference(batch):
     """The state before, and the state and metrics after an update on one device."""
     updates = world_model_updates()
     state = jax.jit(updates.init)(KEY)
-    return state, jax.jit(updates.world_model)(state, batch, KEY)
+    return state, jax.jit(updates.parts["world_model"].step)(state, batch, KEY)
 
 
 def assert_same_update(actual, reference):
@@ -250,7 +250,7 @@ def test_replicas_stay_the_same_where_each_device_draws_for_itself():
 
     def update(state, batch, key):
         own = jax.random.fold_in(key, jax.lax.axis_index(AXIS))
-        state, metrics = updates.world_model(state, batch, own)
+        state, metrics = updates.parts["world_model"].step(state, batch, own)
         return state.world_model, metrics
 
     state = jax.jit(updates.init)(KEY)  # outside of the mapped axis

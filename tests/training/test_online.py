@@ -13,9 +13,10 @@ import numpy as np
 import pytest
 
 from worldmodels_jax import envs
-from worldmodels_jax.agents.acting import Actor, make_actor
+from worldmodels_jax.agents.acting import Actor, Memory, make_actor
+from worldmodels_jax.agents.actor_critic import Agent
 from worldmodels_jax.training.config import Config, EnvConfig, TrainingConfig
-from worldmodels_jax.training.learner import Learner, TrainState, Updates
+from worldmodels_jax.training.learner import Learner, TrainState, Update, Updates
 from worldmodels_jax.training.online import SEED_AXES, Loop, make_halves, make_loop, over_seeds
 from worldmodels_jax.types import Environment, EnvSpec, Record, TimeStep
 
@@ -198,7 +199,7 @@ def _counter_env() -> Environment:
     )
 
 
-def _counting_updates() -> Updates:
+def _counting_updates(config: TrainingConfig) -> Updates:
     """Updates that count themselves and report the count and what they were given."""
 
     def update(name: str) -> Callable:
@@ -214,19 +215,36 @@ def _counting_updates() -> Updates:
     none = Learner(jnp.zeros((), jnp.int32), ())
     return Updates(
         init=lambda key: TrainState(none, none),
-        world_model=update("world_model"),
-        agent=update("agent"),
-        sample_world_model=lambda replay, key: replay.written,
-        sample_agent=lambda replay, key: 100 + replay.written,
+        parts={
+            "world_model": Update(
+                lambda replay, draws, key: (draws, replay.written),
+                update("world_model"),
+                (1, 1),
+                config.world_model_ratio,
+                config.world_model_start,
+                config.world_model_first,
+            ),
+            "agent": Update(
+                lambda replay, draws, key: (draws, 100 + replay.written),
+                update("agent"),
+                (1, 1),
+                config.agent_ratio,
+            ),
+        },
     )
 
 
 def _random_then_policy() -> Actor:
     """Random actions are 0, the policy's are 1."""
-    actor = make_actor(None, None, SPEC, 2)
+    actor = make_actor(None, Agent(*[None] * 5), SPEC, 2)
+
+    def always(memory: Memory, action: int) -> tuple[Memory, jax.Array]:
+        actions = jnp.full(memory.records.reward.shape[0], action)
+        return actor.record_action(memory, actions), actions
+
     return actor._replace(
-        act=lambda model, agent, context, key: jnp.ones(context.reward.shape[0], jnp.int32),
-        act_random=lambda num_envs, key: jnp.zeros(num_envs, jnp.int32),
+        act=lambda model, agent, memory, key: always(memory, 1),
+        act_random=lambda memory, key: always(memory, 0),
     )
 
 
@@ -238,7 +256,7 @@ def _counting_loop(num_envs: int, chunk: int, start: int = 0, **training: Any) -
             TrainingConfig(), chunk=chunk, replay_capacity=num_envs * chunk, **training
         ),
     )
-    halves = make_halves(config, SPEC, _counting_updates(), _random_then_policy())
+    halves = make_halves(config, SPEC, _counting_updates(config.training), _random_then_policy())
     env = envs.batch(envs.auto_reset(_counter_env()), num_envs)
     loop = make_loop(config, env, halves)
 

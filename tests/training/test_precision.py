@@ -93,9 +93,9 @@ def test_losses_metrics_and_optimisers_are_float32(
     updates = make_updates(half.training, model, agent)
     state: TrainState = jax.eval_shape(updates.init, KEY)
     assert_float32(state)
-    assert_float32(jax.eval_shape(updates.world_model, state, batch, KEY))
+    assert_float32(jax.eval_shape(updates.parts["world_model"].step, state, batch, KEY))
     context = jax.tree.map(lambda x: x[:, : half.training.dream_context], batch)
-    assert_float32(jax.eval_shape(updates.agent, state, context, KEY))
+    assert_float32(jax.eval_shape(updates.parts["agent"].step, state, context, KEY))
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])

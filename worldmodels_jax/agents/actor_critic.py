@@ -56,6 +56,13 @@ class ActorCriticConfig:
     return_decay: float = 0.99
 
 
+class History(NamedTuple):
+    """What came before a dream, for policies with a memory: C frames, the last of them s_0."""
+
+    features: jax.Array  # (C-1, B, F), of all but the last
+    is_first: jax.Array  # (C, B) bool
+
+
 class Dream(NamedTuple):
     """A dreamed trajectory: L actions, L + 1 states, time first."""
 
@@ -64,6 +71,7 @@ class Dream(NamedTuple):
     reward: jax.Array  # (L, B), predicted on arrival at s_{l+1}
     continuation: jax.Array  # (L, B), predicted probability of not having ended at s_{l+1}
     weight: jax.Array  # (B,) 1 where the dream starts from a state that has a future, else 0
+    history: History | None = None  # None for policies without memory
 
 
 class Agent(NamedTuple):
@@ -71,17 +79,25 @@ class Agent(NamedTuple):
 
     Attributes:
       init: ``(key) -> variables``.
-      act: ``(variables, features (B, F), key) -> action (B, ...)``, sampled.
-      act_greedy: ``(variables, features (B, F)) -> action (B, ...)``, the mode.
+      act: ``(variables, memory, features (B, F), key) -> action (B, ...), memory``, sampled.
+      act_greedy: ``(variables, memory, features (B, F)) -> action (B, ...), memory``, the mode.
       loss: ``(variables, dream) -> loss, (new_agent_state, metrics)``.
       refresh: ``(variables) -> variables``, after every optimiser step (the EMA critic).
+      init_memory: ``(batch) -> memory``, what the policy remembers of no frames; () if it acts on
+        the newest features alone.
     """
 
     init: Callable[[jax.Array], PyTree]
-    act: Callable[[PyTree, jax.Array, jax.Array], jax.Array]
-    act_greedy: Callable[[PyTree, jax.Array], jax.Array]
+    act: Callable[[PyTree, PyTree, jax.Array, jax.Array], tuple[jax.Array, PyTree]]
+    act_greedy: Callable[[PyTree, PyTree, jax.Array], tuple[jax.Array, PyTree]]
     loss: Callable[[PyTree, Dream], tuple[jax.Array, tuple[PyTree, Metrics]]]
     refresh: Callable[[PyTree], PyTree]
+    init_memory: Callable[[int], PyTree] = lambda batch: ()
+
+    @property
+    def has_memory(self) -> bool:
+        """Whether the policy remembers more than the newest features."""
+        return bool(jax.tree.leaves(jax.eval_shape(lambda: self.init_memory(1))))
 
 
 def policy_distribution(output: jax.Array, *, discrete: bool, unimix: float = 0.0) -> Any:
@@ -150,11 +166,15 @@ def make_actor_critic(
             "return_scale": returns.init_return_scale(),
         }
 
-    def act(variables: PyTree, features: jax.Array, key: jax.Array) -> jax.Array:
-        return distribution(variables["params"], features).sample(seed=key)
+    def act(
+        variables: PyTree, memory: PyTree, features: jax.Array, key: jax.Array
+    ) -> tuple[jax.Array, PyTree]:
+        return distribution(variables["params"], features).sample(seed=key), memory
 
-    def act_greedy(variables: PyTree, features: jax.Array) -> jax.Array:
-        return distribution(variables["params"], features).mode()
+    def act_greedy(
+        variables: PyTree, memory: PyTree, features: jax.Array
+    ) -> tuple[jax.Array, PyTree]:
+        return distribution(variables["params"], features).mode(), memory
 
     def lambda_return(reward: jax.Array, discount: jax.Array, values: jax.Array) -> jax.Array:
         inner = values[1:] if config.bootstrap == "next" else values[:-1]

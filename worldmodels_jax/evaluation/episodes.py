@@ -8,10 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from worldmodels_jax import envs
-from worldmodels_jax.agents.acting import Actor, newest
+from worldmodels_jax.agents.acting import Actor, Memory, newest
 from worldmodels_jax.types import Environment, Metrics, PyTree, Record, TimeStep
 
-ActFn = Callable[[Record, jax.Array], jax.Array]  # (context (E, C, ...), key) -> action (E, ...)
+# (memory, key) -> memory, action (E, ...), recorded in it; the newest record is the time step
+ActFn = Callable[[Memory, jax.Array], tuple[Memory, jax.Array]]
 
 
 class HostEnvironment(Protocol):
@@ -29,7 +30,7 @@ class HostEnvironment(Protocol):
 class _Progress(NamedTuple):
     env_state: PyTree
     time_step: TimeStep
-    context: Record
+    memory: Memory
     total: jax.Array  # (E,)
     length: jax.Array  # (E,)
     outcomes: Metrics  # (E,) each
@@ -44,7 +45,7 @@ def run_episodes(
 
     Args:
       env: a single environment without auto-reset.
-      actor: keeps the context.
+      actor: keeps the memory.
       act: chooses actions.
       key: a PRNG key.
       episodes: E.
@@ -59,15 +60,14 @@ def run_episodes(
 
     def step(p: _Progress) -> _Progress:
         key, key_act, key_env = jax.random.split(p.key, 3)
-        context = actor.push(p.context, p.time_step)
-        action = act(context, key_act)
+        memory, action = act(actor.push(p.memory, p.time_step), key_act)
         env_state, time_step = batched.step(p.env_state, action, key_env)
         alive = ~p.finished
         outcomes = batched.outcomes(env_state)
         return _Progress(
             env_state=env_state,
             time_step=time_step,
-            context=actor.record_action(context, action),
+            memory=memory,
             total=p.total + jnp.where(alive, time_step.reward, 0.0),
             length=p.length + alive,
             outcomes=jax.tree.map(
@@ -98,7 +98,7 @@ def run_host_episodes(
 
     Args:
       env: E environments; terminations must be those of whole games.
-      actor: keeps the context.
+      actor: keeps the memory.
       act: chooses actions; jit it.
       key: a PRNG key.
       episodes: in all; rounded up to a multiple of E.
@@ -111,13 +111,11 @@ def run_host_episodes(
     returns: list[list[float]] = [[] for _ in range(env.num_envs)]
     lengths: list[list[int]] = [[] for _ in range(env.num_envs)]
     total, length = np.zeros(env.num_envs), np.zeros(env.num_envs, int)
-    context, time_step = actor.init(env.num_envs), env.reset()
+    memory, time_step = actor.init(env.num_envs), env.reset()
     push = jax.jit(actor.push)
     while min(len(r) for r in returns) < per_env:
         key, key_act = jax.random.split(key)
-        context = push(context, time_step)
-        action = act(context, key_act)
-        context = actor.record_action(context, action)
+        memory, action = act(push(memory, time_step), key_act)
         time_step = env.step(np.asarray(action))
         first = np.asarray(time_step.is_first)
         total = np.where(first, 0.0, total + time_step.reward)
@@ -136,7 +134,7 @@ def record_steps(
 
     Args:
       env: a single environment without auto-reset.
-      actor: keeps the context.
+      actor: keeps the memory.
       act: chooses actions.
       key: a PRNG key.
       steps: T.
@@ -149,13 +147,11 @@ def record_steps(
     key_reset, key_run = jax.random.split(key)
 
     def step(state, step_key):  # type: ignore[no-untyped-def]  # state is the environment's pytree
-        env_state, time_step, context = state
+        env_state, time_step, memory = state
         key_act, key_env = jax.random.split(step_key)
-        context = actor.push(context, time_step)
-        action = act(context, key_act)
-        context = actor.record_action(context, action)
+        memory, action = act(actor.push(memory, time_step), key_act)
         env_state, time_step = batched.step(env_state, action, key_env)
-        return (env_state, time_step, context), newest(context)
+        return (env_state, time_step, memory), newest(memory)
 
     start = (*batched.reset(key_reset), actor.init(num_envs))
     records = jax.lax.scan(step, start, jax.random.split(key_run, steps))[1]
@@ -169,7 +165,7 @@ def record_host_steps(
 
     Args:
       env: the environments.
-      actor: keeps the context.
+      actor: keeps the memory.
       act: chooses actions; jit it.
       key: a PRNG key.
       steps: T.
@@ -178,11 +174,9 @@ def record_host_steps(
       Records ``(E, T, ...)``, NumPy arrays.
     """
     push = jax.jit(actor.push)
-    context, time_step, rows = actor.init(env.num_envs), env.reset(), []
+    memory, time_step, rows = actor.init(env.num_envs), env.reset(), []
     for step_key in jax.random.split(key, steps):
-        context = push(context, time_step)
-        action = act(context, step_key)
-        context = actor.record_action(context, action)
-        rows.append(jax.tree.map(np.asarray, newest(context)))
+        memory, action = act(push(memory, time_step), step_key)
+        rows.append(jax.tree.map(np.asarray, newest(memory)))
         time_step = env.step(np.asarray(action))
     return jax.tree.map(lambda *values: np.stack(values, axis=1), *rows)

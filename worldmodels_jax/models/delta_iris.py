@@ -5,6 +5,7 @@ few tokens; a causal transformer over [I_t, a_t, z_{t+1}^1 .. z_{t+1}^K] predict
 and the end; the policy acts on decoded frames.
 """
 
+import functools
 from typing import Any, NamedTuple
 
 import chex
@@ -41,6 +42,8 @@ def make_delta_iris(
     spec: EnvSpec,
     axis_name: str | None = None,
     dtype: Any = jnp.float32,
+    *,
+    uniform_tokens: bool = False,
 ) -> WorldModel:
     """Delta-IRIS for an environment with frames and discrete actions.
 
@@ -57,6 +60,8 @@ def make_delta_iris(
       axis_name: a mapped axis the batch is split over: masked means and the codebook's update are
         then those of the whole batch, provided the caller averages loss and gradients over it.
       dtype: of the computation; parameters, losses, the codebook and statistics stay float32.
+      uniform_tokens: dream with tokens drawn uniformly, to see what they decide and what the frame
+        and the action before do (section 3.4).
 
     Returns:
       The bundle of pure functions.
@@ -65,8 +70,10 @@ def make_delta_iris(
       ValueError: if sizes do not fit together, naming the fields, or for another kind of
         environment.
     """
+    imagine = functools.partial(_imagine, uniform_tokens=uniform_tokens)
+    functions = _FUNCTIONS._replace(imagine=imagine)
     return iris_bundle.bundle(
-        _FUNCTIONS, lambda axis: _networks(config, spec, axis, dtype), axis_name
+        functions, lambda axis: _networks(config, spec, axis, dtype), axis_name
     )
 
 
@@ -197,7 +204,12 @@ def _observe(
 
 
 def _imagine(
-    m: Networks, variables: PyTree, carry: Carry, action: jax.Array, key: jax.Array
+    m: Networks,
+    variables: PyTree,
+    carry: Carry,
+    action: jax.Array,
+    key: jax.Array,
+    uniform_tokens: bool = False,
 ) -> tuple[Carry, Prediction]:
     dynamics, params = m.dynamics, variables["params"]["dynamics"]
     feed = imagination.make_feed(dynamics, params)
@@ -214,7 +226,7 @@ def _imagine(
         embedded = embedded + beginning.astype(embedded.dtype)
         beginning = jnp.zeros_like(beginning)
     step = imagination.imagine_step(
-        dynamics, m.config.world_model, params, cache, carry.segment, embedded, key
+        dynamics, m.config.world_model, params, cache, carry.segment, embedded, key, uniform_tokens
     )
     vectors = m.tokenize(variables, "embed", step.tokens)
     decoded = m.tokenize(variables, "decode", vectors, square, action)

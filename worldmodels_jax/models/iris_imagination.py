@@ -78,6 +78,7 @@ def imagine_step(
     segment: jax.Array,
     action: jax.Array,
     key: jax.Array,
+    uniform_tokens: bool = False,
 ) -> Step:
     """Feed an action; sample reward, end and tokens, these one by one.
 
@@ -89,12 +90,15 @@ def imagine_step(
       segment: ``(B,)`` int32.
       action: ``(B, D)``, embedded.
       key: a PRNG key.
+      uniform_tokens: draw tokens uniformly from the codebook, whatever the transformer predicts.
     """
     feed = make_feed(dynamics, params)
     key_reward, key_end, key_tokens = jax.random.split(key, 3)
 
     def sample(hidden: jax.Array, key: jax.Array) -> jax.Array:
         logits = dynamics.apply({"params": params}, hidden, method="token_logits")
+        if uniform_tokens:
+            logits = jnp.zeros_like(logits)
         return categorical.sample_classes(key, jax.nn.log_softmax(logits))
 
     def next_token(

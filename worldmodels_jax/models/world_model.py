@@ -7,6 +7,8 @@ import jax
 
 from worldmodels_jax.types import Metrics, PyTree, Record
 
+Loss = Callable[[PyTree, Record, jax.Array], tuple[jax.Array, tuple[PyTree, Metrics]]]
+
 
 class Prediction(NamedTuple):
     """What a world model says of the step an action leads to."""
@@ -24,6 +26,20 @@ class Observe(Protocol):
     ) -> tuple[PyTree, jax.Array]:
         """See ``WorldModel``."""
         ...
+
+
+class Filter(NamedTuple):
+    """Following real episodes a step at a time, as an agent does that acts.
+
+    Attributes:
+      init: ``(batch) -> state``, before any frame.
+      update: ``(variables, state, record (B, ...), action (B, ...), key) -> state, features
+        (B, F)``: the posterior at a record, given the action of the record before, which is ignored
+        where an episode begins; the record's own action is.
+    """
+
+    init: Callable[[int], PyTree]
+    update: Callable[[PyTree, PyTree, Record, jax.Array, jax.Array], tuple[PyTree, jax.Array]]
 
 
 class WorldModel(NamedTuple):
@@ -49,12 +65,19 @@ class WorldModel(NamedTuple):
         to T-1, without dropout. The pair of a last and a first record is no transition: the caller
         masks it (``data.views.transitions``). None for models without a prior over discrete
         tokens.
+      filter: the posterior step by step, from the beginning of an episode on; None for models that
+        encode a window of frames anew at every step. Policies with a memory of their own need it.
+      parts: for models whose parts may be trained in turn, each by its own optimiser: the key of
+        ``variables["params"]`` that a part trains, and its loss, of the signature of ``loss`` and
+        with a gradient to that subtree only.
     """
 
     init: Callable[[jax.Array], PyTree]
-    loss: Callable[[PyTree, Record, jax.Array], tuple[jax.Array, tuple[PyTree, Metrics]]]
+    loss: Loss
     observe: Observe
     imagine: Callable[[PyTree, PyTree, jax.Array, jax.Array], tuple[PyTree, Prediction]]
     decode: Callable[[PyTree, PyTree], jax.Array]
     feature_size: int
     log_likelihood: Callable[[PyTree, Record, jax.Array], jax.Array] | None = None
+    filter: Filter | None = None
+    parts: dict[str, Loss] | None = None

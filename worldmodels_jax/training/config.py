@@ -14,6 +14,31 @@ _LONGEST_CYCLE = 10_000  # iterations after which a ratio's pattern of updates r
 
 
 @dataclasses.dataclass(frozen=True)
+class TokenizerTraining:
+    """Updates of a tokenizer by itself, between those of the rest of its world model.
+
+    Attributes:
+      ratio: updates per agent step; 0 trains it with the rest, in one loss.
+      start: agent steps before the first update, if later than the warm-up's.
+      first: updates made beside the others when the first are due.
+      batch_size: sequences per update.
+      batch_length: records per sequence.
+      lr: learning rate.
+      clip: bound on the gradient, see TrainingConfig.
+      decay: weight decay of Linear layers (adam).
+    """
+
+    ratio: float = 0.0
+    start: int = 0
+    first: int = 0
+    batch_size: int = 32
+    batch_length: int = 21
+    lr: float = 1e-4
+    clip: float = 10.0
+    decay: float = 0.0
+
+
+@dataclasses.dataclass(frozen=True)
 class TrainingConfig:
     """The loop; the defaults are GIT-STORM's on Atari 100k.
 
@@ -28,17 +53,30 @@ class TrainingConfig:
       dream_starts: dreams that begin at consecutive frames of one sampled sequence, whose frames
         are encoded once for all of them; 1 draws every dream's context by itself.
       horizon: L, dreamed steps.
-      acting_context: frames of the running episode the agent sees when it acts.
+      acting_context: frames of the running episode that the model encodes anew whenever the agent
+        acts; 0 has the model follow the episode step by step, if it can.
+      exploration: share of uniformly random actions while collecting.
+      sampling: what is drawn from the replay uniformly: records, the first ones of sequences, or
+        episodes, and then a sequence of one.
+      sampling_power: episodes drawn n times have probability proportional to (1 + n)^-power.
+      epoch: agent steps between rounds of updates, in which those that have become due are made,
+        all of the tokenizer, then all of the world model, then all of the agent; 0 makes an update
+        as soon as it is due.
       world_model_ratio: world-model updates per agent step, may be below 1.
+      world_model_start: agent steps before its first update, if later than the warm-up's.
+      world_model_first: updates made beside the others when the first are due.
       agent_ratio: agent updates per agent step, may be below 1.
+      agent_start: agent steps before its first update, if later than the warm-up's.
       optimiser: adam, or laprop (DreamerV3), of world model and agent.
       optimiser_warmup: updates over which the learning rates rise from 0.
       world_model_lr: learning rate.
       world_model_clip: bound on the gradient: on its global norm (adam), or on the norm of each
         tensor's as a share of that of its parameters (laprop).
+      world_model_decay: weight decay of Linear layers (adam).
       agent_lr: learning rate of actor and critic.
       agent_eps: Adam's epsilon for actor and critic.
       agent_clip: as world_model_clip, for actor and critic.
+      tokenizer: a tokenizer that is trained by itself.
       chunk: loop iterations per compiled call; metrics are written once per chunk.
       checkpoint_every: agent steps between checkpoints.
       keep_checkpoints: newest checkpoints kept.
@@ -55,15 +93,24 @@ class TrainingConfig:
     dream_starts: int = 1
     horizon: int = 16
     acting_context: int = 16
+    exploration: float = 0.0
+    sampling: Literal["records", "episodes"] = "records"
+    sampling_power: float = 0.0
+    epoch: int = 0
     world_model_ratio: float = 1.0
+    world_model_start: int = 0
+    world_model_first: int = 0
     agent_ratio: float = 1.0
+    agent_start: int = 0
     optimiser: Literal["adam", "laprop"] = "adam"
     optimiser_warmup: int = 0
     world_model_lr: float = 1e-4
     world_model_clip: float = 1000.0
+    world_model_decay: float = 0.0
     agent_lr: float = 3e-5
     agent_eps: float = 1e-5
     agent_clip: float = 100.0
+    tokenizer: TokenizerTraining = TokenizerTraining()
     chunk: int = 200
     checkpoint_every: int = 10_000
     keep_checkpoints: int = 2
@@ -113,19 +160,28 @@ def validate(config: Config) -> None:
         raise ValueError(f"env.num_envs={num_envs} must be at least 1.")
     if not isinstance(config.env, EnvConfig) and config.env.workers < 0:
         raise ValueError(f"env.workers={config.env.workers} must be 0 (no processes) or more.")
-    for name, value in dataclasses.asdict(t).items():
-        if not isinstance(value, int | float):
-            continue
-        may_be_zero = name in ("warmup", "world_model_ratio", "agent_ratio", "optimiser_warmup")
-        if value < 0 or (value == 0 and not may_be_zero):
-            least = "not be negative" if may_be_zero else "be greater than 0"
-            raise ValueError(f"training.{name}={value} must {least}.")
-    for name in ("world_model_ratio", "agent_ratio"):
-        if (ratio := getattr(t, name)) and not 1 / _LONGEST_CYCLE <= ratio < math.inf:
-            raise ValueError(
-                f"training.{name}={ratio} is no number of updates per agent step: give at least "
-                f"{1 / _LONGEST_CYCLE}, or 0 for none."
-            )
+    _check_numbers("training", t)
+    _check_numbers("training.tokenizer", t.tokenizer)
+    if not 0 <= t.exploration <= 1:
+        raise ValueError(
+            f"training.exploration={t.exploration} is no share of actions: give 0 to 1."
+        )
+    if t.epoch % num_envs:
+        raise ValueError(
+            f"training.epoch={t.epoch} agent steps are no whole number of loop iterations: make it "
+            f"a multiple of env.num_envs={num_envs}."
+        )
+    if t.sampling == "records" and t.sampling_power:
+        raise ValueError(
+            f"training.sampling_power={t.sampling_power} is for episodes: set "
+            "training.sampling=episodes, or the power to 0."
+        )
+    decays = t.world_model_decay or t.tokenizer.decay
+    if t.optimiser != "adam" and decays:
+        raise ValueError(
+            f"training.optimiser={t.optimiser} has no weight decay: set world_model_decay and "
+            "tokenizer.decay of training to 0, or take adam."
+        )
     if t.batch_length < 2:
         raise ValueError(
             f"training.batch_length={t.batch_length} holds no transition: use at least 2."
@@ -146,13 +202,14 @@ def validate(config: Config) -> None:
             f"training.dream_batch={t.dream_batch} dreams cannot begin {t.dream_starts} to a "
             "sequence (training.dream_starts): make the former a multiple of the latter."
         )
-    longest = max(t.batch_length, t.dream_context + t.dream_starts - 1)
+    lengths = [t.batch_length, t.dream_context + t.dream_starts - 1]
+    longest = max(*lengths, t.tokenizer.batch_length if t.tokenizer.ratio else 0)
     if longest > t.replay_capacity // num_envs:
         raise ValueError(
             f"sequences of {longest} records (training.batch_length, training.dream_context, "
-            f"training.dream_starts) do not fit a replay of training.replay_capacity="
-            f"{t.replay_capacity} records split over env.num_envs={num_envs} environments: raise "
-            "the capacity or shorten the sequences."
+            f"training.dream_starts, training.tokenizer.batch_length) do not fit a replay of "
+            f"training.replay_capacity={t.replay_capacity} records split over "
+            f"env.num_envs={num_envs} environments: raise the capacity or shorten the sequences."
         )
     if longest > warmup_iterations(config):
         raise ValueError(
@@ -160,3 +217,39 @@ def validate(config: Config) -> None:
             f"{warmup_iterations(config)} records, fewer than the {longest} of one sequence: raise "
             f"training.warmup to at least {longest * num_envs}."
         )
+
+
+# Numbers that may be 0.
+_OPTIONAL = {
+    "warmup",
+    "acting_context",
+    "exploration",
+    "sampling_power",
+    "epoch",
+    "ratio",
+    "world_model_ratio",
+    "agent_ratio",
+    "start",
+    "world_model_start",
+    "agent_start",
+    "first",
+    "world_model_first",
+    "optimiser_warmup",
+    "decay",
+    "world_model_decay",
+}
+
+
+def _check_numbers(path: str, section: TrainingConfig | TokenizerTraining) -> None:
+    for field in dataclasses.fields(section):
+        name, value = field.name, getattr(section, field.name)
+        if not isinstance(value, int | float):
+            continue
+        if value < 0 or (value == 0 and name not in _OPTIONAL):
+            least = "not be negative" if name in _OPTIONAL else "be greater than 0"
+            raise ValueError(f"{path}.{name}={value} must {least}.")
+        if name.endswith("ratio") and value and not 1 / _LONGEST_CYCLE <= value < math.inf:
+            raise ValueError(
+                f"{path}.{name}={value} is no number of updates per agent step: give at least "
+                f"{1 / _LONGEST_CYCLE}, or 0 for none."
+            )

@@ -7,17 +7,19 @@ import jax
 import optax
 
 from worldmodels_jax.agents.actor_critic import Agent
-from worldmodels_jax.agents.imagination import dream
-from worldmodels_jax.data.replay import Replay, sample
+from worldmodels_jax.agents.imagination import dream, policy_of
+from worldmodels_jax.data.replay import Replay, sample, sample_episodes
 from worldmodels_jax.models.world_model import WorldModel
 from worldmodels_jax.ops.collectives import pmean
 from worldmodels_jax.training.config import TrainingConfig
-from worldmodels_jax.training.optimisers import laprop
+from worldmodels_jax.training.optimisers import laprop, linear_kernels
 from worldmodels_jax.types import Metrics, PyTree, Record
+
+TOKENIZER = "tokenizer"  # the part of a world model that ``TrainingConfig.tokenizer`` is of
 
 
 class Learner(NamedTuple):
-    """Something that learns: its variables and the state of its optimiser."""
+    """Something that learns: its variables and the state of its optimiser (by part, if several)."""
 
     variables: PyTree
     optimiser: PyTree
@@ -30,22 +32,42 @@ class TrainState(NamedTuple):
     agent: Learner
 
 
+Step = Callable[[TrainState, Record, jax.Array], tuple[TrainState, Metrics]]
+Sample = Callable[[Replay, PyTree, jax.Array], tuple[PyTree, Record]]
+
+
+class Update(NamedTuple):
+    """One kind of gradient step, and when it is due.
+
+    Attributes:
+      sample: ``(replay, draws, key) -> draws, batch``, see ``Replay.draws``.
+      step: ``(state, batch, key) -> state, metrics``.
+      batch: sequences of a batch and their length.
+      ratio: updates per agent step.
+      start: agent steps before the first, if later than the warm-up's.
+      first: updates made beside the others when the first are due.
+    """
+
+    sample: Sample
+    step: Step
+    batch: tuple[int, int]
+    ratio: float
+    start: int = 0
+    first: int = 0
+
+
 class Updates(NamedTuple):
     """The gradient steps.
 
     Attributes:
       init: ``(key) -> TrainState``.
-      world_model: ``(state, batch (B, T, ...), key) -> state, metrics``.
-      agent: ``(state, context (B2, C, ...), key) -> state, metrics``.
-      sample_world_model: ``(replay, key) -> batch`` for the former.
-      sample_agent: ``(replay, key) -> context`` for the latter.
+      parts: the kinds of them by name, in the order in which they are made: ``"tokenizer"`` where
+        it is trained by itself, ``"world_model"`` on batches ``(B, T, ...)``, ``"agent"`` on
+        contexts ``(B2, C, ...)``.
     """
 
     init: Callable[[jax.Array], TrainState]
-    world_model: Callable[[TrainState, Record, jax.Array], tuple[TrainState, Metrics]]
-    agent: Callable[[TrainState, Record, jax.Array], tuple[TrainState, Metrics]]
-    sample_world_model: Callable[[Replay, jax.Array], Record]
-    sample_agent: Callable[[Replay, jax.Array], Record]
+    parts: dict[str, Update]
 
 
 def gradient_step(
@@ -53,6 +75,7 @@ def gradient_step(
     learner: Learner,
     optimiser: Any,
     axis_name: str | None,
+    part: str | None = None,
 ) -> tuple[Learner, Metrics]:
     """One optimiser step on ``variables["params"]``.
 
@@ -61,20 +84,28 @@ def gradient_step(
       learner: before the step.
       optimiser: an optax gradient transformation.
       axis_name: mapped axis over which loss, gradients and metrics are averaged.
+      part: trains this subtree of the parameters alone, with the optimiser state of that name.
 
     Returns:
       The learner after the step, and metrics with the gradient's global norm before clipping.
     """
     rest = {name: value for name, value in learner.variables.items() if name != "params"}
-    params = learner.variables["params"]
-    gradient, (state, metrics) = jax.grad(lambda p: loss({"params": p, **rest}), has_aux=True)(
-        params
-    )
+    everything, optimisers = learner.variables["params"], learner.optimiser
+    params = everything if part is None else everything[part]
+    before = optimisers if part is None else optimisers[part]
+
+    def whole(params: PyTree) -> PyTree:
+        return params if part is None else {**everything, part: params}
+
+    gradient, (state, metrics) = jax.grad(
+        lambda p: loss({"params": whole(p), **rest}), has_aux=True
+    )(params)
     gradient, metrics = jax.tree.map(lambda x: pmean(x, axis_name), (gradient, metrics))
-    updates, optimiser_state = optimiser.update(gradient, learner.optimiser, params)
+    updates, after = optimiser.update(gradient, before, params)
     metrics["gradient_norm"] = optax.tree.norm(gradient)
-    params = optax.apply_updates(params, updates)
-    return Learner({"params": params, **rest, **state}, optimiser_state), metrics
+    params = whole(optax.apply_updates(params, updates))
+    after = after if part is None else {**optimisers, part: after}
+    return Learner({"params": params, **rest, **state}, after), metrics
 
 
 def dream_contexts(config: TrainingConfig) -> tuple[int, int]:
@@ -83,12 +114,19 @@ def dream_contexts(config: TrainingConfig) -> tuple[int, int]:
     return config.dream_batch // starts, config.dream_context + starts - 1
 
 
-def _optimiser(config: TrainingConfig, lr: float, clip: float, eps: float = 1e-8) -> Any:
+def _optimiser(
+    config: TrainingConfig, lr: float, clip: float, eps: float = 1e-8, decay: float = 0.0
+) -> Any:
     warmup = config.optimiser_warmup
     if config.optimiser == "laprop":
         return laprop(lr, warmup, clip=clip)
     rate = optax.linear_schedule(0.0, lr, warmup) if warmup else lr
-    return optax.chain(optax.clip_by_global_norm(clip), optax.adam(rate, eps=eps))
+    return optax.chain(
+        optax.clip_by_global_norm(clip),
+        optax.adamw(rate, eps=eps, weight_decay=decay, mask=linear_kernels)
+        if decay
+        else optax.adam(rate, eps=eps),
+    )
 
 
 def make_updates(
@@ -101,28 +139,48 @@ def make_updates(
       world_model: made with the same ``axis_name``.
       agent: made with the same ``axis_name``.
       axis_name: the mapped axis batches are split over, or None.
+
+    Raises:
+      ValueError: if the tokenizer is to be trained by itself and the model has none.
     """
-    model_optimiser = _optimiser(config, config.world_model_lr, config.world_model_clip)
+    t = config.tokenizer
+    model_optimiser = _optimiser(
+        config, config.world_model_lr, config.world_model_clip, decay=config.world_model_decay
+    )
+    optimisers: dict[str | None, Any] = {None: model_optimiser}
+    if t.ratio:
+        rest = _apart_from_tokenizer(world_model)
+        tokenizer_optimiser = _optimiser(config, t.lr, t.clip, decay=t.decay)
+        optimisers = {TOKENIZER: tokenizer_optimiser, rest: model_optimiser}
     agent_optimiser = _optimiser(config, config.agent_lr, config.agent_clip, config.agent_eps)
 
     def init(key: jax.Array) -> TrainState:
         key_model, key_agent = jax.random.split(key)
         model_variables, agent_variables = world_model.init(key_model), agent.init(key_agent)
+        params = model_variables["params"]
+        states = {
+            part: optimiser.init(params if part is None else params[part])
+            for part, optimiser in optimisers.items()
+        }
         return TrainState(
-            Learner(model_variables, model_optimiser.init(model_variables["params"])),
+            Learner(model_variables, states.get(None, states)),
             Learner(agent_variables, agent_optimiser.init(agent_variables["params"])),
         )
 
-    def update_world_model(
-        state: TrainState, batch: Record, key: jax.Array
-    ) -> tuple[TrainState, Metrics]:
-        learner, metrics = gradient_step(
-            lambda variables: world_model.loss(variables, batch, key),
-            state.world_model,
-            model_optimiser,
-            axis_name,
-        )
-        return state._replace(world_model=learner), metrics
+    def make_model_step(part: str | None) -> Step:
+        loss = world_model.loss if part is None else (world_model.parts or {})[part]
+
+        def step(state: TrainState, batch: Record, key: jax.Array) -> tuple[TrainState, Metrics]:
+            learner, metrics = gradient_step(
+                lambda variables: loss(variables, batch, key),
+                state.world_model,
+                optimisers[part],
+                axis_name,
+                part,
+            )
+            return state._replace(world_model=learner), metrics
+
+        return step
 
     def update_agent(
         state: TrainState, context: Record, key: jax.Array
@@ -130,7 +188,7 @@ def make_updates(
         dreamed = dream(
             world_model,
             state.world_model.variables,
-            lambda features, k: agent.act(state.agent.variables, features, k),
+            policy_of(agent, state.agent.variables),
             context,
             key,
             config.horizon,
@@ -145,12 +203,52 @@ def make_updates(
         learner = learner._replace(variables=agent.refresh(learner.variables))
         return state._replace(agent=learner), metrics
 
-    return Updates(
-        init=init,
-        world_model=update_world_model,
-        agent=update_agent,
-        sample_world_model=lambda replay, key: sample(
-            replay, key, config.batch_size, config.batch_length
-        ),
-        sample_agent=lambda replay, key: sample(replay, key, *dream_contexts(config)),
+    def update(
+        step: Step,
+        batch: tuple[int, int],
+        *schedule: Any,
+        towards_end: bool = False,
+    ) -> Update:
+        return Update(_sampler(config, batch, towards_end), step, batch, *schedule)
+
+    steps = {part: make_model_step(part) for part in optimisers}
+    parts = {}
+    if t.ratio:
+        shape = (t.batch_size, t.batch_length)
+        parts["tokenizer"] = update(steps.pop(TOKENIZER), shape, t.ratio, t.start, t.first)
+    (step,) = steps.values()
+    parts["world_model"] = update(
+        step,
+        (config.batch_size, config.batch_length),
+        config.world_model_ratio,
+        config.world_model_start,
+        config.world_model_first,
+    )
+    parts["agent"] = update(
+        update_agent,
+        dream_contexts(config),
+        config.agent_ratio,
+        config.agent_start,
+        towards_end=True,
+    )
+    return Updates(init, parts)
+
+
+def _apart_from_tokenizer(world_model: WorldModel) -> str:
+    parts = world_model.parts or {}
+    if TOKENIZER not in parts:
+        raise ValueError(
+            "training.tokenizer.ratio trains a tokenizer by itself, but that of this world model "
+            "learns with the rest of it: set it to 0."
+        )
+    (rest,) = parts.keys() - {TOKENIZER}
+    return rest
+
+
+def _sampler(config: TrainingConfig, batch: tuple[int, int], towards_end: bool) -> Sample:
+    if config.sampling == "records":
+        return lambda replay, draws, key: (draws, sample(replay, key, *batch))
+    power = config.sampling_power
+    return lambda replay, draws, key: sample_episodes(
+        replay, draws, key, *batch, power=power, towards_end=towards_end
     )

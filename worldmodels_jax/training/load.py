@@ -8,13 +8,14 @@ from typing import NamedTuple
 import jax
 
 from worldmodels_jax import envs
+from worldmodels_jax.agents.acting import Memory
 from worldmodels_jax.config import from_dict
 from worldmodels_jax.training.checkpoint import CheckpointError, abstract, open_checkpoints
 from worldmodels_jax.training.config import Config
 from worldmodels_jax.training.learner import TrainState, make_updates
 from worldmodels_jax.training.online import SEED_AXES
 from worldmodels_jax.training.parts import EnvSource, Parts, build
-from worldmodels_jax.types import Environment, Record, TimeStep
+from worldmodels_jax.types import Environment, TimeStep
 
 CONFIG_FILE = "config.json"
 CHECKPOINTS = "checkpoints"
@@ -83,22 +84,20 @@ class LoadedRun:
             )
         return envs.batch(envs.auto_reset(self.parts.env), 1)
 
-    def memory(self, num_envs: int = 1) -> Record:
+    def memory(self, num_envs: int = 1) -> Memory:
         """An empty memory, to be handed to ``act``."""
         return self.parts.actor.init(num_envs)
 
-    def act(self, memory: Record, time_step: TimeStep, key: jax.Array) -> tuple[Record, jax.Array]:
+    def act(self, memory: Memory, time_step: TimeStep, key: jax.Array) -> tuple[Memory, jax.Array]:
         """Choose actions ``(E, ...)`` at time steps ``(E, ...)``; pure, fit for jit and scan."""
-        actor = self.parts.actor
-        memory = actor.push(memory, time_step)
-        action = self.choose(memory, key)
-        return actor.record_action(memory, action), action
+        return self.choose(self.parts.actor.push(memory, time_step), key)
 
-    def choose(self, memory: Record, key: jax.Array, *, greedy: bool = False) -> jax.Array:
-        """Actions for a memory whose newest record is the current time step."""
+    def choose(
+        self, memory: Memory, key: jax.Array, *, greedy: bool = False
+    ) -> tuple[Memory, jax.Array]:
+        """Actions for a memory whose newest record is the current time step, recorded in it."""
         act = self.parts.actor.act_greedy if greedy else self.parts.actor.act
-        variables = self.train.world_model.variables, self.train.agent.variables
-        return act(*variables, memory, key)
+        return act(self.train.world_model.variables, self.train.agent.variables, memory, key)
 
 
 def load(

@@ -7,17 +7,18 @@ The body is made of two halves, ``decide`` and ``learn``, which the host-stepped
 import functools
 import math
 from collections.abc import Callable
+from fractions import Fraction
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from worldmodels_jax.agents.acting import Actor, newest
+from worldmodels_jax.agents.acting import Actor, Memory, newest
 from worldmodels_jax.data.replay import Replay, add, init_replay
 from worldmodels_jax.ops.collectives import per_device, psum
 from worldmodels_jax.training.config import Config, updates_per_iteration, warmup_iterations
-from worldmodels_jax.training.learner import TrainState, Updates
-from worldmodels_jax.types import Environment, EnvSpec, Metrics, PyTree, Record, TimeStep
+from worldmodels_jax.training.learner import TrainState, Update, Updates
+from worldmodels_jax.types import Environment, EnvSpec, Metrics, PyTree, TimeStep
 
 
 class LoopState(NamedTuple):
@@ -27,7 +28,7 @@ class LoopState(NamedTuple):
     replay: Replay
     env_state: PyTree  # of E environments; () when they are stepped by the host
     time_step: TimeStep  # (E, ...), where the environments stand
-    context: Record  # (E, C, ...), what the actor remembers
+    memory: Memory  # (E, ...), what the actor remembers
     episode_return: jax.Array  # (E,) of the running episodes
     episode_length: jax.Array  # (E,)
     key: jax.Array
@@ -68,10 +69,10 @@ class Loop(NamedTuple):
 # "is an update due" stays one branch and the replay write one slice.
 SEED_AXES = LoopState(
     train=0,  # type: ignore[arg-type]
-    replay=Replay(storage=0, written=None),  # type: ignore[arg-type]
+    replay=Replay(storage=0, written=None, draws=0),  # type: ignore[arg-type]
     env_state=0,
     time_step=0,  # type: ignore[arg-type]
-    context=0,  # type: ignore[arg-type]
+    memory=0,  # type: ignore[arg-type]
     episode_return=0,  # type: ignore[arg-type]
     episode_length=0,  # type: ignore[arg-type]
     key=0,  # type: ignore[arg-type]
@@ -79,30 +80,61 @@ SEED_AXES = LoopState(
 )
 
 
+# Draws are those of one sampler, see ``Replay.draws``; () where records are sampled uniformly.
+_Repeated = tuple[TrainState, PyTree]
+
+
 def _repeat(
-    step: Callable[[TrainState, jax.Array], tuple[TrainState, Metrics]],
-    train: TrainState,
+    step: Callable[[_Repeated, jax.Array], tuple[_Repeated, Metrics]],
+    state: _Repeated,
     key: jax.Array,
     due: jax.Array,
     most: int,
-) -> tuple[TrainState, Metrics]:
+) -> tuple[_Repeated, Metrics]:
     """Run ``step`` ``due`` times out of at most ``most``; metrics are means, 0 if none was due."""
     if most == 0:
-        return train, {}
-    shapes = jax.eval_shape(step, train, key)[1]
-
-    def skip(train: TrainState, key: jax.Array) -> tuple[TrainState, Metrics]:
-        del key
-        return train, jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
-
-    def body(train: TrainState, inputs: tuple[jax.Array, jax.Array]) -> tuple[TrainState, Metrics]:
-        index, step_key = inputs
-        return jax.lax.cond(index < due, step, skip, train, step_key)
-
+        return state, {}
+    shapes = jax.eval_shape(step, state, key)[1]
+    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
     if most == 1:
-        return body(train, (jnp.zeros((), jnp.int32), key))
-    train, metrics = jax.lax.scan(body, train, (jnp.arange(most), jax.random.split(key, most)))
-    return train, jax.tree.map(lambda x: x.sum(0) / jnp.maximum(due, 1), metrics)
+        return jax.lax.cond(due > 0, step, lambda state, key: (state, zeros), state, key)
+
+    def body(index: jax.Array, carry: tuple[_Repeated, Metrics]) -> tuple[_Repeated, Metrics]:
+        state, total = carry
+        state, metrics = step(state, jax.random.fold_in(key, index))
+        return state, jax.tree.map(jnp.add, total, metrics)
+
+    state, total = jax.lax.fori_loop(0, due, body, (state, zeros))
+    return state, jax.tree.map(lambda x: x / jnp.maximum(due, 1), total)
+
+
+class _Schedule(NamedTuple):
+    """When updates of one kind are due, in loop iterations."""
+
+    ratio: Fraction  # updates per iteration
+    start: int  # iterations before the first
+    epoch: int  # iterations between rounds
+    first: int  # updates beside the others in the first round
+
+    @property
+    def most(self) -> int:
+        """The most updates of one iteration."""
+        return math.ceil(self.ratio * self.epoch) + self.first if self.ratio else 0
+
+    def due(self, iteration: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """How many updates fall into an iteration, and whether it is that of the first round."""
+        done = iteration + 1
+        # Up to iteration n there are floor(n r), exactly; products of n with r would overflow.
+        whole, part = divmod(self.ratio.numerator, self.ratio.denominator)
+
+        def upto(n: jax.Array) -> jax.Array:
+            cycles, rest = jnp.divmod(n, self.ratio.denominator)
+            return cycles * part + rest * part // self.ratio.denominator
+
+        count = self.epoch * whole + upto(done) - upto(done - self.epoch)
+        is_round = (done >= self.start) & (done % self.epoch == 0)
+        is_first = is_round & (done - self.epoch < self.start)
+        return jnp.where(is_round, count + jnp.where(is_first, self.first, 0), 0), is_first
 
 
 def make_halves(
@@ -128,22 +160,26 @@ def make_halves(
     num_envs = config.env.num_envs // num_devices
     capacity = config.training.replay_capacity // config.env.num_envs
     warmup = warmup_iterations(config)
-    ratios = {
-        name: updates_per_iteration(ratio, config.env.num_envs)
-        for name, ratio in (
-            ("world_model", config.training.world_model_ratio),
-            ("agent", config.training.agent_ratio),
+    training = config.training
+    schedules = {
+        name: _Schedule(
+            updates_per_iteration(update.ratio, config.env.num_envs),
+            max(warmup, math.ceil(update.start / config.env.num_envs)),
+            max(1, training.epoch // config.env.num_envs),
+            update.first,
         )
+        for name, update in updates.parts.items()
     }
+    samplers = updates.parts if training.sampling == "episodes" else ()
 
     def init(key: jax.Array, env_state: PyTree, time_step: TimeStep) -> LoopState:
         key_train, key_loop = jax.random.split(key)
         return LoopState(
             train=updates.init(key_train),
-            replay=init_replay(spec, num_envs, capacity),
+            replay=init_replay(spec, num_envs, capacity, samplers),
             env_state=env_state,
             time_step=time_step,
-            context=actor.init(num_envs),
+            memory=actor.init(num_envs),
             episode_return=jnp.zeros(num_envs),
             episode_length=jnp.zeros(num_envs, jnp.int32),
             key=key_loop,
@@ -153,17 +189,25 @@ def make_halves(
     def decide(state: LoopState) -> tuple[LoopState, jax.Array]:
         key, key_act = jax.random.split(state.key)
         key_act = per_device(key_act, axis_name)
-        context = actor.push(state.context, state.time_step)
-        action = jax.lax.cond(
+        memory = actor.push(state.memory, state.time_step)
+        memory, action = jax.lax.cond(
             state.iteration < warmup,
-            lambda: actor.act_random(num_envs, key_act),
+            lambda: actor.act_random(memory, key_act),
             lambda: actor.act(
-                state.train.world_model.variables, state.train.agent.variables, context, key_act
+                state.train.world_model.variables, state.train.agent.variables, memory, key_act
             ),
         )
-        context = actor.record_action(context, action)
-        replay = add(state.replay, newest(context))
-        return state._replace(key=key, context=context, replay=replay), action
+        if training.exploration:
+            memory, action = explore(memory, action, jax.random.fold_in(key_act, 1))
+        replay = add(state.replay, newest(memory))
+        return state._replace(key=key, memory=memory, replay=replay), action
+
+    def explore(memory: Memory, action: jax.Array, key: jax.Array) -> tuple[Memory, jax.Array]:
+        key_whether, key_action = jax.random.split(key)
+        _, other = actor.act_random(memory, key_action)
+        explores = jax.random.bernoulli(key_whether, training.exploration, (num_envs,))
+        action = jnp.where(explores.reshape(-1, *[1] * (action.ndim - 1)), other, action)
+        return actor.record_action(memory, action), action
 
     def arrive(
         state: LoopState, env_state: PyTree, time_step: TimeStep
@@ -183,40 +227,34 @@ def make_halves(
         )
         return state, metrics
 
-    def sample_and_update(
-        replay: Replay,
-        sample: Callable[[Replay, jax.Array], Record],
-        update: Callable[[TrainState, Record, jax.Array], tuple[TrainState, Metrics]],
-        train: TrainState,
-        key: jax.Array,
-    ) -> tuple[TrainState, Metrics]:
-        key_sample, key_step = jax.random.split(key)
-        return update(train, sample(replay, key_sample), key_step)
-
     def learn(state: LoopState) -> tuple[LoopState, Metrics]:
-        key, *keys = jax.random.split(state.key, 3)
-        train = state.train
+        key, *keys = jax.random.split(state.key, 1 + len(updates.parts))
+        train, replay = state.train, state.replay
         metrics: Metrics = {}
-        steps = {
-            "world_model": (updates.sample_world_model, updates.world_model),
-            "agent": (updates.sample_agent, updates.agent),
-        }
-        for (name, (sample, update)), key_update in zip(steps.items(), keys, strict=True):
-            ratio = ratios[name]
-            # Updates number floor(i r) .. floor((i + 1) r) - 1 fall into iteration i, exactly. The
-            # whole part of r is kept out of the products, which would overflow with it.
-            whole, part = divmod(ratio.numerator, ratio.denominator)
-            phase = state.iteration % ratio.denominator
-            due = (phase + 1) * part // ratio.denominator - phase * part // ratio.denominator
-            due = jnp.where(state.iteration + 1 >= warmup, whole + due, 0)
-
-            step = functools.partial(sample_and_update, state.replay, sample, update)
-            key_update = per_device(key_update, axis_name)
-            train, values = _repeat(step, train, key_update, due, math.ceil(ratio))
+        for (name, update), key_update in zip(updates.parts.items(), keys, strict=True):
+            due, is_first = schedules[name].due(state.iteration)
+            step = functools.partial(sample_and_update, replay, update)
+            draws: PyTree = replay.draws.get(name, ())
+            (train, drawn), values = _repeat(
+                step, (train, draws), per_device(key_update, axis_name), due, schedules[name].most
+            )
+            if name in replay.draws:
+                # The first round draws from little, often: it does not count (Delta-IRIS).
+                counts = jnp.where(is_first, draws, drawn)
+                replay = replay._replace(draws={**replay.draws, name: counts})
             metrics |= {f"{name}/{key}": value for key, value in values.items()}
             metrics[f"{name}/updates"] = due.astype(jnp.float32)
-        state = state._replace(train=train, key=key, iteration=state.iteration + 1)
-        return state, metrics
+        iteration = state.iteration + 1
+        return state._replace(train=train, replay=replay, key=key, iteration=iteration), metrics
+
+    def sample_and_update(
+        replay: Replay, update: Update, state: _Repeated, key: jax.Array
+    ) -> tuple[_Repeated, Metrics]:
+        train, draws = state
+        key_sample, key_step = jax.random.split(key)
+        draws, batch = update.sample(replay, draws, key_sample)
+        train, metrics = update.step(train, batch, key_step)
+        return (train, draws), metrics
 
     return Halves(init, decide, arrive, learn)
 

@@ -1,4 +1,4 @@
-"""DreamerV3's optimiser: adaptive gradient clipping, then LaProp, with a warm-up."""
+"""DreamerV3's optimiser: adaptive gradient clipping, then LaProp, with a warm-up; decay masks."""
 
 from typing import Any
 
@@ -81,3 +81,12 @@ def laprop(
         scale_by_laprop(b1, b2, eps),
         optax.scale_by_learning_rate(rate),
     )
+
+
+def linear_kernels(params: Any) -> Any:
+    """Which parameters weight decay is for: the matrices of Linear layers, not of embeddings."""
+
+    def is_kernel(path: Any, x: jax.Array) -> bool:
+        return x.ndim == 2 and getattr(path[-1], "key", None) == "kernel"
+
+    return jax.tree_util.tree_map_with_path(is_kernel, params)

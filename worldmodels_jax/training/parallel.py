@@ -28,10 +28,10 @@ How = Literal["shard_map", "pmap"]
 # Which axis of a leaf, or of all leaves below, counts environments; None: the same on all devices.
 EACH_ENV = LoopState(
     train=None,  # type: ignore[arg-type]
-    replay=Replay(storage=0, written=None),  # type: ignore[arg-type]
+    replay=Replay(storage=0, written=None, draws=0),  # type: ignore[arg-type]
     env_state=0,
     time_step=0,  # type: ignore[arg-type]
-    context=0,  # type: ignore[arg-type]
+    memory=0,  # type: ignore[arg-type]
     episode_return=0,  # type: ignore[arg-type]
     episode_length=0,  # type: ignore[arg-type]
     key=None,  # type: ignore[arg-type]
