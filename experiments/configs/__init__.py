@@ -2,7 +2,16 @@
 
 from collections.abc import Callable
 
-from experiments.configs import atari, craftax, dmc, dreamer_v3, gymnasium, small, storm_original
+from experiments.configs import (
+    atari,
+    craftax,
+    dmc,
+    dreamer_v3,
+    gymnasium,
+    iris,
+    small,
+    storm_original,
+)
 from worldmodels_jax.training.config import Config
 
 PRESETS: dict[str, Callable[[], Config]] = {
@@ -22,5 +31,13 @@ PRESETS: dict[str, Callable[[], Config]] = {
     "dreamer_v3_breakout": dreamer_v3.dreamer_v3_breakout,
     "dreamer_v3_atari100k": dreamer_v3.dreamer_v3_atari100k,
     "dreamer_v3_craftax": dreamer_v3.dreamer_v3_craftax,
+    "delta_iris_catch": iris.delta_iris_catch,
+    "delta_iris_breakout": iris.delta_iris_breakout,
+    "delta_iris_atari100k": iris.delta_iris_atari100k,
+    "delta_iris_craftax": iris.delta_iris_craftax,
+    "iris_catch": iris.iris_catch,
+    "iris_breakout": iris.iris_breakout,
+    "iris_atari100k": iris.iris_atari100k,
+    "iris_craftax": iris.iris_craftax,
     "storm_original": storm_original.storm_original,
 }

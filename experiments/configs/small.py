@@ -51,6 +51,7 @@ def catch() -> Config:
 def minatar_breakout() -> Config:
     """GIT-STORM on MinAtar Breakout (10x10x4 planes), under 45 minutes on two CPU cores."""
     base = catch()
+    assert isinstance(base.model, GitStormConfig)
     return dataclasses.replace(
         base,
         preset="minatar_breakout",

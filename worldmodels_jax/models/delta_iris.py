@@ -172,6 +172,11 @@ def _embed_frames(m: Networks, params: PyTree, frames: jax.Array) -> jax.Array:
     return m.dynamics.apply({"params": params}, frames, method="embed_frames")
 
 
+def _see(m: Networks, variables: PyTree, records: Record) -> jax.Array:
+    frames = parts.from_square(m.frames(records), m.spec)
+    return frames.reshape(*records.reward.shape, -1)
+
+
 def _observe(
     m: Networks, variables: PyTree, context: Record, horizon: int
 ) -> tuple[Carry, jax.Array]:
@@ -252,5 +257,5 @@ def _check_length(batch: Record) -> None:
 
 
 _FUNCTIONS = iris_bundle.Functions(
-    _init, _tokenizer_loss, _world_model_loss, _observe, _imagine, _log_likelihood
+    _init, _tokenizer_loss, _world_model_loss, _observe, _imagine, _see, _log_likelihood
 )

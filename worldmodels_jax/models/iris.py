@@ -148,6 +148,14 @@ def _reconstruct(m: Networks, variables: PyTree, tokens: jax.Array) -> jax.Array
     return parts.to_pixels(parts.from_square(decoded, m.spec))
 
 
+def _see(m: Networks, variables: PyTree, records: Record) -> jax.Array:
+    """Reconstructions: the policy never sees a frame that could not be dreamed."""
+    batch, length = records.reward.shape
+    tokens = m.tokenize(variables, "encode", m.frames(records)).tokens
+    frames = _reconstruct(m, variables, tokens.reshape(batch * length, -1))
+    return frames.reshape(batch, length, -1)
+
+
 def _observe(
     m: Networks, variables: PyTree, context: Record, horizon: int
 ) -> tuple[Carry, jax.Array]:
@@ -192,5 +200,5 @@ def _imagine(
 
 
 _FUNCTIONS = iris_bundle.Functions(
-    _init, _tokenizer_loss, _world_model_loss, _observe, _imagine, _log_likelihood
+    _init, _tokenizer_loss, _world_model_loss, _observe, _imagine, _see, _log_likelihood
 )

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from worldmodels_jax.models.iris_parts import Networks, TokenizerLoss, to_uint8
-from worldmodels_jax.models.world_model import Prediction, WorldModel
+from worldmodels_jax.models.world_model import Filter, Prediction, WorldModel
 from worldmodels_jax.types import Metrics, PyTree, Record
 
 LossFunction = Callable[[PyTree, Record, jax.Array], tuple[jax.Array, tuple[PyTree, Metrics]]]
@@ -40,6 +40,8 @@ class Functions(NamedTuple):
       observe: ``(networks, variables, context, horizon) -> carry, features``; a carry has a
         ``frame (B, H, W, C)`` in [0, 1].
       imagine: ``(networks, variables, carry, action, key) -> carry, Prediction``.
+      see: ``(networks, variables, records (B, T, ...)) -> features (B, T, F)``: what the policy
+        sees of real frames.
       log_likelihood: ``(networks, variables, batch, key) -> (B, T-1, K)``.
     """
 
@@ -48,6 +50,7 @@ class Functions(NamedTuple):
     world_model_loss: Callable[..., tuple[jax.Array, Metrics]]
     observe: Callable[..., tuple[PyTree, jax.Array]]
     imagine: Callable[..., tuple[PyTree, Prediction]]
+    see: Callable[..., jax.Array]
     log_likelihood: Callable[..., jax.Array]
 
 
@@ -69,6 +72,13 @@ def bundle(
     def decode(variables: PyTree, carry: Any) -> jax.Array:
         return to_uint8(carry.frame)
 
+    def follow(
+        variables: PyTree, state: PyTree, record: Record, action: jax.Array, key: jax.Array
+    ) -> tuple[PyTree, jax.Array]:
+        records = jax.tree.map(lambda x: x[:, None], record)
+        return state, functions.see(m, variables, records)[:, 0]
+
+    losses = separate(functions, m)
     return WorldModel(
         init=functools.partial(functions.init, local),
         loss=weighted_sum(
@@ -81,6 +91,9 @@ def bundle(
         decode=decode,
         feature_size=math.prod(m.spec.observation_shape),
         log_likelihood=functools.partial(functions.log_likelihood, m),
+        # A frame is all that the policy sees; the memory is its own.
+        filter=Filter(lambda batch: (), follow),
+        parts={"tokenizer": losses.tokenizer, "dynamics": losses.world_model},
     )
 
 

@@ -7,6 +7,8 @@ from typing import Literal
 
 from worldmodels_jax.agents.actor_critic import ActorCriticConfig
 from worldmodels_jax.models.git_storm import GitStormConfig
+from worldmodels_jax.models.iris_config import DeltaIrisConfig, IrisConfig
+from worldmodels_jax.training.agent_config import AnyAgentConfig
 from worldmodels_jax.training.env_config import AnyEnvConfig, EnvConfig
 from worldmodels_jax.training.model_config import AnyModelConfig, max_length
 
@@ -134,7 +136,7 @@ class Config:
     preset: str = "custom"
     env: AnyEnvConfig = EnvConfig()
     model: AnyModelConfig = GitStormConfig()
-    agent: ActorCriticConfig = ActorCriticConfig()
+    agent: AnyAgentConfig = ActorCriticConfig()
     training: TrainingConfig = TrainingConfig()
     precision: Literal["float32", "bf16"] = "float32"
 
@@ -176,6 +178,15 @@ def validate(config: Config) -> None:
             f"training.sampling_power={t.sampling_power} is for episodes: set "
             "training.sampling=episodes, or the power to 0."
         )
+    model = config.model
+    if t.tokenizer.ratio and isinstance(model, IrisConfig | DeltaIrisConfig):
+        scales = (model.tokenizer_scale, model.world_model_scale)
+        if scales != (1.0, 1.0):
+            raise ValueError(
+                f"model.tokenizer_scale={scales[0]} and model.world_model_scale={scales[1]} weigh "
+                f"the two losses in one update, but training.tokenizer.ratio={t.tokenizer.ratio} "
+                "trains the tokenizer by itself: leave the scales at 1, or set the ratio to 0."
+            )
     decays = t.world_model_decay or t.tokenizer.decay
     if t.optimiser != "adam" and decays:
         raise ValueError(

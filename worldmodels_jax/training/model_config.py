@@ -2,15 +2,23 @@
 
 from typing import Any
 
+from worldmodels_jax.models.delta_iris import make_delta_iris
 from worldmodels_jax.models.dreamer_v3 import make_dreamer_v3
 from worldmodels_jax.models.dreamer_v3_config import DreamerV3Config
 from worldmodels_jax.models.git_storm import GitStormConfig, make_git_storm
+from worldmodels_jax.models.iris import make_iris
+from worldmodels_jax.models.iris_config import DeltaIrisConfig, IrisConfig
 from worldmodels_jax.models.world_model import WorldModel
 from worldmodels_jax.types import EnvSpec
 
-AnyModelConfig = GitStormConfig | DreamerV3Config
+AnyModelConfig = GitStormConfig | DreamerV3Config | DeltaIrisConfig | IrisConfig
 
-_FACTORIES: dict[type, Any] = {GitStormConfig: make_git_storm, DreamerV3Config: make_dreamer_v3}
+_FACTORIES: dict[type, Any] = {
+    GitStormConfig: make_git_storm,
+    DreamerV3Config: make_dreamer_v3,
+    DeltaIrisConfig: make_delta_iris,
+    IrisConfig: make_iris,
+}
 
 
 def make_world_model(
@@ -37,6 +45,10 @@ def system_name(config: AnyModelConfig) -> str:
             return "GIT-STORM" if config.prior == "maskgit" else "STORM"
         case DreamerV3Config():
             return "DreamerV3"
+        case DeltaIrisConfig():
+            return "Delta-IRIS"
+        case IrisConfig():
+            return "IRIS"
 
 
 def max_length(config: AnyModelConfig) -> int | None:

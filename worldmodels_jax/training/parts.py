@@ -7,8 +7,9 @@ import jax.numpy as jnp
 
 from worldmodels_jax import envs
 from worldmodels_jax.agents.acting import Actor, make_actor
-from worldmodels_jax.agents.actor_critic import Agent, make_actor_critic
+from worldmodels_jax.agents.actor_critic import Agent
 from worldmodels_jax.models.world_model import WorldModel
+from worldmodels_jax.training.agent_config import make_agent
 from worldmodels_jax.training.config import Config, validate
 from worldmodels_jax.training.env_config import (
     AnyEnvConfig,
@@ -124,7 +125,7 @@ def build(
         probe.close()
     dtype = jnp.bfloat16 if config.precision == "bf16" else jnp.float32
     world_model = make_world_model(config.model, spec, axis_name, dtype)
-    agent = make_actor_critic(config.agent, world_model.feature_size, spec, axis_name, dtype)
+    agent = make_agent(config.agent, world_model.feature_size, spec, axis_name, dtype)
     actor = make_actor(world_model, agent, spec, config.training.acting_context)
     local = per_device_config(config, num_devices).training
     updates = make_updates(local, world_model, agent, axis_name)
