@@ -16,12 +16,22 @@ from worldmodels_jax.training.env_config import AtariConfig, EnvConfig
 
 def delta_iris_catch() -> Config:
     """Delta-IRIS, a tiny one, on Catch: minutes on two CPU cores."""
+    base = sizes.delta_iris_tiny16()
     return Config(
         preset="delta_iris_catch",
         env=EnvConfig(name="Catch-bsuite", num_envs=4),
-        model=sizes.delta_iris_tiny16(),
+        model=dataclasses.replace(
+            base,
+            tokenizer=dataclasses.replace(
+                base.tokenizer,
+                encoder_channels=(16, 16),
+                embedder_channels=(16,),
+                decoder_channels=(16, 16, 16),
+            ),
+            world_model=dataclasses.replace(base.world_model, width=64, frame_channels=(16,)),
+        ),
         agent=RecurrentActorCriticConfig(
-            image_size=16,
+            image_size=12,
             channels=(16, 16),
             latent=4,
             halve_after=(0,),
@@ -35,8 +45,8 @@ def delta_iris_catch() -> Config:
             warmup=512,
             replay_capacity=20_000,
             batch_size=16,
-            batch_length=12,
-            dream_batch=32,
+            batch_length=10,
+            dream_batch=64,
             dream_context=4,
             horizon=9,
             acting_context=0,
@@ -55,7 +65,7 @@ def delta_iris_catch() -> Config:
             agent_eps=1e-8,
             agent_clip=10.0,
             tokenizer=TokenizerTraining(
-                ratio=0.25, first=200, batch_size=16, batch_length=8, lr=2e-3, decay=0.01
+                ratio=0.1, first=300, batch_size=16, batch_length=6, lr=2e-3, decay=0.01
             ),
             chunk=250,
             checkpoint_every=4_000,
@@ -67,7 +77,17 @@ def delta_iris_catch() -> Config:
 def iris_catch() -> Config:
     """IRIS of 16 tokens a frame with the sizes and the schedule of delta_iris_catch."""
     base = delta_iris_catch()
-    return dataclasses.replace(base, preset="iris_catch", model=sizes.iris_tiny16())
+    assert isinstance(base.model, sizes.DeltaIrisConfig)
+    model = sizes.iris_tiny16()
+    tokenizer = dataclasses.replace(
+        base.model.tokenizer, kind="frame", num_tokens=model.tokenizer.num_tokens
+    )
+    model = dataclasses.replace(
+        model,
+        resnet=tokenizer,
+        world_model=dataclasses.replace(model.world_model, width=base.model.world_model.width),
+    )
+    return dataclasses.replace(base, preset="iris_catch", model=model)
 
 
 def delta_iris_breakout() -> Config:

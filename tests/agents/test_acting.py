@@ -8,9 +8,9 @@ import scipy.stats
 
 from worldmodels_jax.agents.acting import make_actor, newest
 from worldmodels_jax.agents.actor_critic import ActorCriticConfig, make_actor_critic
-from worldmodels_jax.agents.imagination import dream, memoryless, policy_of
+from worldmodels_jax.agents.imagination import Policy, dream, memoryless, policy_of
 from worldmodels_jax.data.replay import empty_records
-from worldmodels_jax.models.world_model import Prediction, WorldModel
+from worldmodels_jax.models.world_model import Filter, Prediction, WorldModel
 from worldmodels_jax.types import EnvSpec, TimeStep
 
 E, C = 2, 3
@@ -158,6 +158,100 @@ def test_dreams_of_the_real_model(world_model, model_variables, records, spec, m
     latents = dreamed.features[..., :16].reshape(4, 2, 4, 4)
     np.testing.assert_array_equal(latents.sum(-1), 1.0)
     assert ((dreamed.continuation > 0) & (dreamed.continuation < 1)).all()
+
+
+# Memories of the world model and of the policy
+
+
+def follow(variables, state, record, action, key):
+    """As ``observe``, a step at a time: the sum of an episode's observations and actions."""
+    del key
+    before = jnp.where(record.is_first, 0.0, state + action)
+    state = before + record.observation[:, 0]
+    return state, variables["params"] * state[:, None]
+
+
+FOLLOWING = FAKE._replace(filter=Filter(lambda batch: jnp.zeros(batch), follow))
+# Remembers the sum of all features it has seen, and acts on it.
+SUMMING = Policy(
+    lambda batch: jnp.zeros(batch),
+    lambda memory, features, key: (
+        ((memory + features[:, 0]) % 3).astype(jnp.int32),
+        memory + features[:, 0],
+    ),
+)
+
+
+def summed(observation, action, is_first):
+    """Sums of the features at every frame of one sequence, by hand."""
+    state = total = 0.0
+    totals = []
+    for t in range(len(observation)):
+        fresh = t == 0 or is_first[t]
+        state = (0.0 if fresh else state + action[t - 1]) + observation[t]
+        total = (0.0 if is_first[t] else total) + state
+        totals.append(total)
+    return totals
+
+
+def test_a_policy_with_a_memory_has_seen_the_frames_before_the_dream():
+    real = context(length=5, batch=3)
+    real = real._replace(is_first=real.is_first.at[1, 2].set(True).at[2, 4].set(True))
+    run = jax.jit(lambda c: dream(FOLLOWING, VARIABLES, SUMMING, c, KEY, 2))
+    dreamed = run(real)
+    assert dreamed.history.features.shape == (4, 3, 1)
+    np.testing.assert_array_equal(dreamed.history.is_first, real.is_first.T)
+    for b in range(3):
+        sequence = (real.observation[b, :, 0], real.action[b], real.is_first[b])
+        totals = summed(*map(np.asarray, sequence))
+        # The dream's own first features are those of ``observe``, which knows no episodes.
+        before = 0.0 if b == 2 else totals[3]
+        total = before + float(dreamed.features[0, b, 0])
+        assert dreamed.action[0, b] == total % 3
+        total += float(dreamed.features[1, b, 0])
+        assert dreamed.action[1, b] == total % 3
+
+
+def test_a_memory_needs_a_filter_and_one_start():
+    for model, starts in ((FAKE, 1), (FOLLOWING, 2)):
+        with pytest.raises(ValueError, match=f"starts={starts}: use 1"):
+            dream(
+                model._replace(observe=lambda *a: (jnp.zeros(E), jnp.zeros((E, 1)))),
+                VARIABLES,
+                SUMMING,
+                context(),
+                KEY,
+                1,
+                starts,
+            )
+
+
+def test_an_episode_is_followed_step_by_step():
+    """Longer than any window; memories of model and policy begin anew with every episode."""
+    agent = make_actor_critic(ActorCriticConfig(width=8), 1, COUNTER)
+    agent = agent._replace(
+        init_memory=SUMMING.init_memory,
+        act=lambda variables, memory, features, key: SUMMING.act(memory, features, key),
+        act_greedy=lambda variables, memory, features: SUMMING.act(memory, features, None),
+    )
+    actor = make_actor(FOLLOWING, agent, COUNTER, 0)
+    values, firsts = [4.0, 1.0, 5.0, 2.0, 6.0, 3.0], [True, False, False, True, False, False]
+    for choose in (actor.act, actor.act_greedy):
+        memory, actions = actor.init(E), []
+        for value, first in zip(values, firsts, strict=True):
+            memory = actor.push(memory, time_step(value, is_first=first))
+            memory, action = choose(VARIABLES, {}, memory, KEY)
+            actions.append(int(action[0]))
+        np.testing.assert_array_equal(np.array(summed(values, actions, firsts)) % 3, actions)
+        assert len(set(actions)) > 1
+
+
+def test_what_is_remembered_twice_or_not_at_all_is_an_error():
+    agent = make_actor_critic(ActorCriticConfig(width=8), 1, COUNTER)
+    with pytest.raises(ValueError, match="acting_context=0 asks the world model to follow"):
+        make_actor(FAKE, agent, COUNTER, 0)
+    with pytest.raises(ValueError, match=r"acting_context=3 .* would see them twice"):
+        make_actor(FOLLOWING, agent._replace(init_memory=SUMMING.init_memory), COUNTER, 3)
 
 
 # Acting

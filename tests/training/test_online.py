@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.stats
 
 from worldmodels_jax import envs
 from worldmodels_jax.agents.acting import Actor, Memory, make_actor
@@ -306,6 +307,32 @@ def test_the_ratio_holds_late_in_a_long_cycle() -> None:
     r = Fraction(9999, 10_000) * 63
     done = [math.floor(k * r) for k in range(9_980, 10_021)]
     np.testing.assert_array_equal(metrics["world_model/updates"], np.diff(done))
+
+
+def test_updates_of_an_epoch_are_made_at_its_end_and_begin_when_they_are_told_to() -> None:
+    """Epochs of 4 steps of 2 environments; the model's updates from step 12 on, with 3 more."""
+    _, metrics = _counting_loop(
+        2,
+        12,
+        warmup=2,
+        epoch=8,
+        world_model_ratio=0.25,
+        world_model_start=12,
+        world_model_first=3,
+        agent_ratio=0.5,
+    )
+    np.testing.assert_array_equal(metrics["agent/updates"], [0, 0, 0, 4] * 3)
+    np.testing.assert_array_equal(metrics["world_model/updates"], [0] * 7 + [2 + 3] + [0] * 3 + [2])
+    # The mean of numbers 1 to 5, and of 6 and 7.
+    np.testing.assert_array_equal(metrics["world_model/count"][[7, 11]], [3, 6.5])
+
+
+def test_a_share_of_actions_is_random_in_every_environment() -> None:
+    state, _ = _counting_loop(40, 50, warmup=1, exploration=0.2)
+    explored = np.asarray(state.replay.storage.action) == 0
+    explored = explored[:, 1:]  # the first is random
+    assert scipy.stats.binomtest(int(explored.sum()), explored.size, 0.2).pvalue > 1e-4
+    assert (explored.any(1) & ~explored.all(1)).all()
 
 
 def test_metrics_are_means_over_the_updates_of_an_iteration() -> None:

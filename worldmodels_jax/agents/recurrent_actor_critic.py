@@ -165,7 +165,9 @@ def make_recurrent_actor_critic(
     ) -> tuple[jax.Array, jax.Array]:
         """The heads at dreamed frames ``(T, B, F)``, after a burn-in without gradient."""
         batch = features.shape[1]
-        memory, _ = unroll(params, init_memory(batch), history.features, history.is_first[:-1])
+        memory = init_memory(batch)
+        if history.features.shape[0]:
+            memory, _ = unroll(params, memory, history.features, history.is_first[:-1])
         first = jnp.zeros(features.shape[:2], bool).at[0].set(history.is_first[-1])
         _, hidden = unroll(params, jax.lax.stop_gradient(memory), features, first)
         return heads(params, hidden)
