@@ -37,7 +37,7 @@ from worldmodels_jax.evaluation import cost
 from worldmodels_jax.files import replacing
 from worldmodels_jax.training.config import Config
 from worldmodels_jax.training.host import make_host_loop
-from worldmodels_jax.training.learner import dream_contexts, make_updates
+from worldmodels_jax.training.learner import make_updates
 from worldmodels_jax.training.online import LoopState, make_loop, over_seeds
 from worldmodels_jax.training.parts import Parts, build
 

@@ -18,23 +18,20 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from absl import flags
 
 from experiments import common
 from experiments.configs.small import sprite_jump
-from worldmodels_jax import envs
-from worldmodels_jax.data.replay import Replay, sample
+from experiments.offline import as_replay, experience, train
+from worldmodels_jax.data.replay import sample
 from worldmodels_jax.envs.sprite_jump import is_valid_frame
-from worldmodels_jax.evaluation.episodes import record_steps
 from worldmodels_jax.evaluation.open_loop import open_loop
 from worldmodels_jax.files import replacing
 from worldmodels_jax.models.git_storm import GitStormConfig, make_git_storm
-from worldmodels_jax.training.config import Config
-from worldmodels_jax.training.learner import TrainState, Updates, make_updates
+from worldmodels_jax.training.learner import make_updates
 from worldmodels_jax.training.parts import build
-from worldmodels_jax.types import EnvSpec, Metrics, PyTree, Record
+from worldmodels_jax.types import EnvSpec, PyTree, Record
 
 # Trained prior -> decodings of it: (T_draft, T_revise, repetitions), or None for the MLP.
 DECODINGS: dict[str, dict[str, tuple[int, int, int] | None]] = {
@@ -69,32 +66,6 @@ def decoded_with(config: GitStormConfig, rounds: tuple[int, int, int] | None) ->
         config.maskgit, draft_rounds=draft, revise_rounds=revise, repetitions=repetitions
     )
     return dataclasses.replace(config, maskgit=head)
-
-
-def experience(config: Config, key: jax.Array, steps: int) -> Record:
-    """Random experience ``(T, ...)``."""
-    parts = build(config)
-    env = envs.make(config.env.name)
-
-    records = record_steps(env, parts.actor, parts.actor.act_random, key, steps=steps)
-    return jax.tree.map(lambda x: x[0], records)
-
-
-def train(
-    updates: Updates, replay: Replay, key: jax.Array, count: int
-) -> tuple[TrainState, Metrics]:
-    """World-model updates on fixed experience; metrics are means over the last tenth."""
-
-    update = updates.parts["world_model"]
-
-    def step(state: TrainState, step_key: jax.Array) -> tuple[TrainState, Metrics]:
-        key_sample, key_update = jax.random.split(step_key)
-        _, batch = update.sample(replay, (), key_sample)
-        return update.step(state, batch, key_update)
-
-    state = updates.init(key)
-    state, metrics = jax.lax.scan(step, state, jax.random.split(jax.random.fold_in(key, 1), count))
-    return state, jax.tree.map(lambda x: x[-max(1, count // 10) :].mean(), metrics)
 
 
 def dreamer(
@@ -132,11 +103,11 @@ def compare(seeds: int, count: int, steps: int) -> dict[str, Any]:
         }
         for seed in range(seeds):
             records = collect(jax.random.key(seed))
-            replay = Replay(jax.tree.map(lambda x: x[None], records), jnp.int32(steps), {})
+            replay = as_replay(records)
             state, metrics = run(replay, jax.random.key(seed))
             perplexity.setdefault(prior, []).append(float(metrics["token_perplexity"]))
             held_out = collect(jax.random.key(10_000 + seed))
-            ring = Replay(jax.tree.map(lambda x: x[None], held_out), jnp.int32(steps), {})
+            ring = as_replay(held_out)
             starts = sample(ring, jax.random.key(seed), 128, context + horizon)
             for name, dream in dreams.items():
                 frames = dream(state.world_model.variables, starts, jax.random.key(seed))
