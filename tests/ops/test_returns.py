@@ -36,6 +36,19 @@ def test_lambda_zero_is_the_one_step_target():
     np.testing.assert_allclose(hand_example([0, 0, 0], 0.9, 0.0), [1.9, 0.27, 3.8], rtol=1e-6)
 
 
+def test_hand_example_of_rewards_on_arrival():
+    """The rewards, discounts and values of states 1, 2, 3, and the returns of states 0, 1, 2."""
+    reward, value = jnp.array([1.0, 0.0, 2.0]), jnp.array([0.5, 1.0, 3.0])
+    ours = returns.lambda_returns(reward, jnp.full(3, 0.9), value, value[-1], 0.5)
+    np.testing.assert_allclose(ours, [2.37925, 2.565, 4.7], rtol=1e-6)
+
+
+def test_each_step_may_mix_by_its_own():
+    mixing = jnp.array([0.5, 0.0, 0.5])  # what follows the second step does not count
+    ours = hand_example([0, 0, 0], 0.9, mixing)
+    np.testing.assert_allclose(ours, [1.5715, 0.27, 3.8], rtol=1e-6)
+
+
 def random_trajectory(*shape):
     rng = np.random.default_rng(0)
     reward, next_value = rng.normal(size=(2, *shape)).astype(np.float32)
@@ -133,6 +146,20 @@ def test_no_gradient_through_the_scale():
     values = jnp.array([0.0, 10.0, 30.0])
     assert spread(values) > 1.0
     np.testing.assert_array_equal(jax.grad(spread)(values), 0.0)
+
+
+def test_constant_returns_divide_by_one_and_larger_ones_by_as_much():
+    def divisor(values):
+        def step(scale, _):
+            return returns.update_return_scale(scale, values), None
+
+        scale, _ = jax.lax.scan(step, returns.init_return_scale(), None, length=2000)
+        return returns.return_range(scale)
+
+    assert divisor(jnp.full(20, 7.0)) == 1.0
+    spread = jnp.linspace(-30.0, 70.0, 101)
+    np.testing.assert_allclose(divisor(spread), 90.0, rtol=1e-4)
+    np.testing.assert_allclose(divisor(100 * spread), 9000.0, rtol=1e-4)
 
 
 def test_range_is_floored_at_one():

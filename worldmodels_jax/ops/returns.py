@@ -12,7 +12,7 @@ def lambda_returns(
     discount: jax.Array,
     next_value: jax.Array,
     bootstrap: jax.Array,
-    lambda_: float,
+    lambda_: float | jax.Array,
 ) -> jax.Array:
     """TD(lambda) returns, computed backwards through the trajectory.
 
@@ -24,7 +24,8 @@ def lambda_returns(
       discount: (L, ...) gamma times the probability that the episode continues after step l.
       next_value: (L, ...) value of the state that step l leads to, V(s_{l+1}).
       bootstrap: (...) return of everything after the horizon; usually equal to ``next_value[-1]``.
-      lambda_: 0 gives one-step targets, 1 the discounted sum up to the bootstrap.
+      lambda_: 0 gives one-step targets, 1 the discounted sum up to the bootstrap; an array,
+        broadcast against ``reward``, gives each step its own.
 
     Returns:
       (L, ...) float32.
@@ -32,18 +33,17 @@ def lambda_returns(
     chex.assert_equal_shape([reward, discount, next_value])
     chex.assert_shape(bootstrap, reward.shape[1:])
 
-    def step(
-        following: jax.Array, now: tuple[jax.Array, jax.Array, jax.Array]
-    ) -> tuple[jax.Array, jax.Array]:
-        r, d, v = now
-        current = r + d * ((1 - lambda_) * v + lambda_ * following)
+    def step(following: jax.Array, now: tuple[jax.Array, ...]) -> tuple[jax.Array, jax.Array]:
+        r, d, v, mixing = now
+        current = r + d * ((1 - mixing) * v + mixing * following)
         return current, current
 
     # float32 whatever the model computes in: a bfloat16 sum over the horizon drops small rewards.
     reward, discount, next_value, bootstrap = (
         x.astype(jnp.float32) for x in (reward, discount, next_value, bootstrap)
     )
-    _, returns = jax.lax.scan(step, bootstrap, (reward, discount, next_value), reverse=True)
+    mixing = jnp.broadcast_to(jnp.asarray(lambda_, jnp.float32), reward.shape)
+    _, returns = jax.lax.scan(step, bootstrap, (reward, discount, next_value, mixing), reverse=True)
     return returns
 
 
