@@ -7,6 +7,21 @@ import optax
 import pytest
 import scipy.special
 import scipy.stats
+from slow_agent import (
+    CONTINUOUS,
+    DISCRETE,
+    A,
+    B,
+    F,
+    L,
+    frozen_quantities,
+    in_numpy,
+    make,
+    mlp,
+    random_dream,
+    random_variables,
+    slow_loss,
+)
 
 from worldmodels_jax.agents.actor_critic import (
     ActorCriticConfig,
@@ -17,142 +32,6 @@ from worldmodels_jax.agents.actor_critic import (
 from worldmodels_jax.ops.returns import ReturnScale
 from worldmodels_jax.types import EnvSpec
 
-L, B, F, A, WIDTH, BINS = 5, 6, 4, 3, 8, 41
-DISCRETE = EnvSpec("discrete", (F,), "float32", A, True, 10)
-CONTINUOUS = EnvSpec("continuous", (F,), "float32", A, False, 10)
-
-
-def make(spec=DISCRETE, **changes):
-    sizes = {"width": WIDTH, "num_bins": BINS, "gamma": 0.9, "lambda_": 0.5, "entropy_scale": 0.5}
-    config = ActorCriticConfig(**(sizes | changes))
-    return config, make_actor_critic(config, F, spec)
-
-
-def random_variables(agent, seed=0):
-    """Random weights everywhere: the critic starts at zero, which would hide most mistakes."""
-    shapes = jax.eval_shape(agent.init, jax.random.key(0))
-    rng = np.random.default_rng(seed)
-    variables = jax.tree.map(
-        lambda x: jnp.asarray(rng.normal(0, 0.5, x.shape), jnp.float32), shapes
-    )
-    return {**variables, "return_scale": ReturnScale(jnp.float32(-3.0), jnp.float32(2.0))}
-
-
-def random_dream(discrete=True, seed=0):
-    rng = np.random.default_rng(seed)
-    action = rng.integers(0, A, (L, B)) if discrete else rng.normal(0, 0.5, (L, B, A))
-    dream = Dream(
-        features=rng.normal(size=(L + 1, B, F)),
-        action=action,
-        reward=rng.normal(0, 3, (L, B)),
-        continuation=rng.uniform(0.2, 1.0, (L, B)),  # a few predicted ends in every dream
-        weight=np.array([1.0, 1.0, 0.0, 1.0, 1.0, 0.0]),
-    )
-    return jax.tree.map(
-        lambda x: jnp.asarray(x, jnp.int32 if x.dtype == int else jnp.float32), dream
-    )
-
-
-# A slow version of the whole loss
-
-
-def mlp(params, x):
-    for i in range(2):
-        x = x @ params[f"Dense_{i}"]["kernel"]
-        x = x - x.mean(-1, keepdims=True)
-        x = x / np.sqrt((x**2).mean(-1, keepdims=True) + 1e-5)
-        x = x * params[f"LayerNorm_{i}"]["scale"] + params[f"LayerNorm_{i}"]["bias"]
-        x = np.maximum(x, 0.0)
-    return x @ params["Dense_2"]["kernel"] + params["Dense_2"]["bias"]
-
-
-BIN_CENTRES = np.linspace(-20, 20, BINS)
-
-
-def read_out(logits):
-    mean = scipy.special.softmax(logits, -1) @ BIN_CENTRES
-    return np.sign(mean) * np.expm1(np.abs(mean))
-
-
-def cross_entropy(logits, target):
-    """Two-hot cross-entropy, one scalar at a time."""
-    log_probs = scipy.special.log_softmax(logits, -1)
-    out = np.zeros(target.shape)
-    for index in np.ndindex(target.shape):
-        place = (np.sign(target[index]) * np.log1p(abs(target[index])) + 20) / (40 / (BINS - 1))
-        low = int(np.floor(place))
-        share = place - low
-        out[index] = -(1 - share) * log_probs[index][low] - share * log_probs[index][low + 1]
-    return out
-
-
-def lambda_return(config, reward, discount, values):
-    """Equation 5.9, or with the value of the current state."""
-    out = np.zeros((L, B))
-    following = values[L]
-    for step in reversed(range(L)):
-        value = values[step + 1] if config.bootstrap == "next" else values[step]
-        mixed = (1 - config.lambda_) * value + config.lambda_ * following
-        out[step] = following = reward[step] + discount[step] * mixed
-    return out
-
-
-def slow_policy(config, spec, params, features, action):
-    """Log-probability and entropy of the actions."""
-    output = mlp(params["actor"]["params"], features)
-    if spec.discrete:
-        probs = (1 - config.actor_unimix) * scipy.special.softmax(output, -1)
-        probs = probs + config.actor_unimix / A
-        log_prob = np.log(np.take_along_axis(probs, action[..., None], -1)[..., 0])
-        return log_prob, -(probs * np.log(probs)).sum(-1)
-    normal = scipy.stats.norm(
-        np.tanh(output[..., :A]), 0.1 + 0.9 * scipy.special.expit(output[..., A:] + 2.0)
-    )
-    return normal.logpdf(action).sum(-1), normal.entropy().sum(-1)
-
-
-def frozen_quantities(config, variables, dream):
-    """What no gradient reaches: weights, targets, advantages and the new scale."""
-    continuation = dream.continuation
-    if config.continuation == "threshold":
-        continuation = (continuation > 0.5).astype(float)
-    weight = np.ones((L, B)) * dream.weight
-    if config.mask_after_end:
-        for step in range(1, L):
-            weight[step] = weight[step - 1] * continuation[step - 1]
-    values = read_out(mlp(variables["params"]["critic"]["params"], dream.features))
-    slow = read_out(mlp(variables["slow_critic"]["params"], dream.features))
-    discount = config.gamma * continuation
-    target = lambda_return(config, dream.reward, discount, values)
-    regulariser = slow[:-1]
-    if config.critic_regulariser == "ema_return":
-        regulariser = lambda_return(config, dream.reward, discount, slow)
-    counted = target[:, dream.weight > 0]
-    scale = [
-        config.return_decay * old + (1 - config.return_decay) * np.quantile(counted, share)
-        for old, share in zip(variables["return_scale"], (0.05, 0.95), strict=True)
-    ]
-    advantage = (target - values[:-1]) / max(1.0, scale[1] - scale[0])
-    return weight, target, regulariser, advantage, scale
-
-
-def slow_loss(config, spec, params, dream, frozen):
-    weight, target, regulariser, advantage, _ = frozen
-    log_prob, entropy = slow_policy(config, spec, params, dream.features[:-1], dream.action)
-    logits = mlp(params["critic"]["params"], dream.features[:-1])
-    terms = (
-        -advantage * log_prob
-        - config.entropy_scale * entropy
-        + cross_entropy(logits, target)
-        + cross_entropy(logits, regulariser)
-    )
-    return (weight * terms).sum() / weight.sum()
-
-
-def in_numpy(tree):
-    return jax.tree.map(lambda x: np.asarray(x, int if x.dtype == jnp.int32 else float), tree)
-
-
 VARIANTS = {
     "default": {},
     "current_value": {"bootstrap": "current"},
@@ -161,6 +40,10 @@ VARIANTS = {
     "no_mask": {"mask_after_end": False},
     "unimix": {"actor_unimix": 0.2},
     "continuous": {},
+    "symexp": {"critic_head": "symexp_twohot"},
+    "mse": {"critic_head": "mse"},
+    "discounted": {"weighting": "discounted"},
+    "no_scale": {"normalise_returns": False},
 }
 
 

@@ -206,9 +206,7 @@ def test_the_gradient_is_that_of_the_rollout_itself(setup):
         """Summed log-probabilities, step by step, with the LSTM's state passed along."""
         total = 0.0
         for t in range(L):
-            _, memory = agent.act_greedy(
-                {**variables, "params": params}, memory, dream.features[t]
-            )
+            _, memory = agent.act_greedy({**variables, "params": params}, memory, dream.features[t])
             logits = memory[0] @ params["policy"]["kernel"] + params["policy"]["bias"]
             log_p = jax.nn.log_softmax(logits)
             chosen = jnp.take_along_axis(log_p, dream.action[t][:, None], -1)[:, 0]

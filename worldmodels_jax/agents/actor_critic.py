@@ -13,10 +13,12 @@ import distrax
 import jax
 import jax.numpy as jnp
 
+from worldmodels_jax.nn.linear import SiluMLP
 from worldmodels_jax.nn.mlp import MLP
-from worldmodels_jax.ops import categorical, returns, twohot
+from worldmodels_jax.ops import categorical, returns
 from worldmodels_jax.ops.collectives import masked_mean, pmean
-from worldmodels_jax.types import EnvSpec, Metrics, PyTree
+from worldmodels_jax.ops.scalar_head import ScalarKind, scalar_head
+from worldmodels_jax.types import EnvSpec, Metrics, PyTree, Record
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,7 +28,12 @@ class ActorCriticConfig:
     Attributes:
       width: units of the hidden layers of actor and critic.
       depth: number of hidden layers.
-      num_bins: bins of the two-hot critic.
+      network: layers of actor and critic, Linear without bias, LayerNorm, ReLU (git_storm), or
+        Linear, RMSNorm, SiLU, with an actor that starts almost uniform (dreamer_v3, of 2024). The
+        critic starts at zero in either.
+      critic_head: symlog_twohot (GIT-STORM, DreamerV3 of 2023), symexp_twohot (DreamerV3 of 2024)
+        or mse (for comparison).
+      num_bins: bins of a two-hot critic.
       gamma: discount per agent step.
       lambda_: mixing of the lambda-return.
       entropy_scale: eta, weight of the policy's entropy.
@@ -38,11 +45,17 @@ class ActorCriticConfig:
         (public STORM).
       continuation: predicted continuations as 0/1 at one half, or as probabilities.
       mask_after_end: weight 0 for dreamed steps after a predicted end; public STORM keeps 1.
+      weighting: survival weighs a dreamed step by the chance that the dream has not ended before it
+        and takes the mean over the sum of weights; discounted multiplies gamma^(l+1) into step l's
+        weight and takes the mean over all steps (DreamerV3).
+      normalise_returns: divide advantages by the range of the returns where that is above 1.
       return_decay: decay of the two percentile EMAs of the return normaliser.
     """
 
     width: int = 512
     depth: int = 2
+    network: Literal["git_storm", "dreamer_v3"] = "git_storm"
+    critic_head: ScalarKind = "symlog_twohot"
     num_bins: int = 255
     gamma: float = 0.985
     lambda_: float = 0.95
@@ -53,6 +66,8 @@ class ActorCriticConfig:
     bootstrap: Literal["next", "current"] = "next"
     continuation: Literal["threshold", "probability"] = "threshold"
     mask_after_end: bool = True
+    weighting: Literal["survival", "discounted"] = "survival"
+    normalise_returns: bool = True
     return_decay: float = 0.99
 
 
@@ -74,6 +89,9 @@ class Dream(NamedTuple):
     history: History | None = None  # None for policies without memory
 
 
+ReplayLoss = Callable[[PyTree, Dream, Record, jax.Array], tuple[jax.Array, Metrics]]
+
+
 class Agent(NamedTuple):
     """A behaviour learner as pure functions; ``variables`` hold ``"params"`` and agent state.
 
@@ -81,10 +99,15 @@ class Agent(NamedTuple):
       init: ``(key) -> variables``.
       act: ``(variables, memory, features (B, F), key) -> action (B, ...), memory``, sampled.
       act_greedy: ``(variables, memory, features (B, F)) -> action (B, ...), memory``, the mode.
-      loss: ``(variables, dream) -> loss, (new_agent_state, metrics)``.
+      loss: ``(variables, dream) -> loss, (new_agent_state, metrics)``, without a gradient to the
+        dream.
       refresh: ``(variables) -> variables``, after every optimiser step (the EMA critic).
       init_memory: ``(batch) -> memory``, what the policy remembers of no frames; () if it acts on
         the newest features alone.
+      replay_loss: ``(variables, dream of B T, batch (B, T, ...), features (B, T, F)) -> loss,
+        metrics``: the critic's loss on the states of real records, whose features (B, T, F) the
+        gradient reaches. The dreams begin at these states, in the order of sequences, then of time.
+        None for agents that cannot be trained jointly with the world model.
     """
 
     init: Callable[[jax.Array], PyTree]
@@ -93,6 +116,7 @@ class Agent(NamedTuple):
     loss: Callable[[PyTree, Dream], tuple[jax.Array, tuple[PyTree, Metrics]]]
     refresh: Callable[[PyTree], PyTree]
     init_memory: Callable[[int], PyTree] = lambda batch: ()
+    replay_loss: ReplayLoss | None = None
 
     @property
     def has_memory(self) -> bool:
@@ -144,16 +168,23 @@ def make_actor_critic(
       The bundle of pure functions.
     """
     outputs = spec.num_actions if spec.discrete else 2 * spec.num_actions
-    actor = MLP(config.width, config.depth, outputs, dtype=dtype)
-    critic = MLP(config.width, config.depth, config.num_bins, zero_output=True, dtype=dtype)
-    bins = twohot.symlog_bins(config.num_bins)
+    head = scalar_head(config.critic_head, config.num_bins)
+    sizes = (config.width, config.depth)
+    actor: Any
+    critic: Any
+    if config.network == "dreamer_v3":
+        actor = SiluMLP(*sizes, outputs, output_scale=0.01, dtype=dtype)
+        critic = SiluMLP(*sizes, head.size, output_scale=0.0, dtype=dtype)
+    else:
+        actor = MLP(*sizes, outputs, dtype=dtype)
+        critic = MLP(*sizes, head.size, zero_output=True, dtype=dtype)
 
     def distribution(params: PyTree, features: jax.Array) -> Any:
         output = actor.apply(params["actor"], features)
         return policy_distribution(output, discrete=spec.discrete, unimix=config.actor_unimix)
 
     def value(params: PyTree, features: jax.Array) -> jax.Array:
-        return twohot.two_hot_symlog_mean(critic.apply(params, features), bins)
+        return head.mean(critic.apply(params, features))
 
     def init(key: jax.Array) -> PyTree:
         key_actor, key_critic = jax.random.split(key)
@@ -180,19 +211,25 @@ def make_actor_critic(
         inner = values[1:] if config.bootstrap == "next" else values[:-1]
         return returns.lambda_returns(reward, discount, inner, values[-1], config.lambda_)
 
+    def goes_on(dream: Dream) -> jax.Array:
+        if config.continuation == "threshold":
+            return (dream.continuation > 0.5).astype(jnp.float32)
+        return dream.continuation
+
     def loss(variables: PyTree, dream: Dream) -> tuple[jax.Array, tuple[PyTree, Metrics]]:
         chex.assert_rank([dream.features, dream.reward, dream.weight], [3, 2, 1])
         params, slow = variables["params"], variables["slow_critic"]
-        states = jax.lax.stop_gradient(dream.features)
-        continuation = dream.continuation
-        if config.continuation == "threshold":
-            continuation = (continuation > 0.5).astype(jnp.float32)
+        dream = jax.lax.stop_gradient(dream)
+        states, continuation = dream.features, goes_on(dream)
         survival = jnp.cumprod(continuation[:-1], axis=0)
         weight = jnp.concatenate([jnp.ones_like(continuation[:1]), survival])
         weight = dream.weight * (weight if config.mask_after_end else jnp.ones_like(weight))
+        if config.weighting == "discounted":
+            steps = jnp.arange(1, len(weight) + 1, dtype=jnp.float32)
+            weight = weight * config.gamma ** steps[:, None]
 
         logits = critic.apply(params["critic"], states)
-        values = jax.lax.stop_gradient(twohot.two_hot_symlog_mean(logits, bins))
+        values = jax.lax.stop_gradient(head.mean(logits))
         slow_values = value(slow, states)
         discount = config.gamma * continuation
         target = lambda_return(dream.reward, discount, values)
@@ -203,7 +240,7 @@ def make_actor_critic(
             valid=dream.weight > 0,
             axis_name=axis_name,
         )
-        spread = returns.return_range(scale)
+        spread = returns.return_range(scale) if config.normalise_returns else jnp.ones(())
 
         def mean(x: jax.Array) -> jax.Array:
             return masked_mean(x, weight, axis_name)
@@ -215,10 +252,13 @@ def make_actor_critic(
         regulariser = slow_values[:-1]
         if config.critic_regulariser == "ema_return":
             regulariser = lambda_return(dream.reward, discount, slow_values)
-        critic_loss = mean(twohot.two_hot_symlog_loss(logits[:-1], target, bins))
-        slow_loss = mean(twohot.two_hot_symlog_loss(logits[:-1], regulariser, bins))
+        critic_loss = mean(head.loss(logits[:-1], target))
+        slow_loss = mean(head.loss(logits[:-1], regulariser))
         first, second = (pmean(mean(target**power), axis_name) for power in (1, 2))
         total = actor_loss + critic_loss + slow_loss - config.entropy_scale * mean(entropy)
+        if config.weighting == "discounted":
+            # All terms are means over the sum of weights, which metrics stay; here it cancels.
+            total = total * pmean(weight.mean(), axis_name)
         metrics = {
             "actor_loss": actor_loss,
             "critic_loss": critic_loss,
@@ -234,6 +274,42 @@ def make_actor_critic(
         }
         return total, ({"slow_critic": slow, "return_scale": scale}, metrics)
 
+    def replay_loss(
+        variables: PyTree, dream: Dream, batch: Record, features: jax.Array
+    ) -> tuple[jax.Array, Metrics]:
+        chex.assert_shape(features, (*batch.reward.shape, feature_size))
+        chex.assert_shape(dream.weight, (batch.reward.size,))
+        params, slow = variables["params"]["critic"], variables["slow_critic"]
+        frozen, dream = jax.lax.stop_gradient((params, dream))
+        discount = config.gamma * goes_on(dream)
+        dreamed = lambda_return(dream.reward, discount, value(frozen, dream.features))[0]
+        # The dream's return is what a record is worth; time goes first, as in a dream.
+        start = dreamed.reshape(batch.reward.shape).T
+        reward, terminated, last, reset = (
+            x.T for x in (batch.reward, batch.terminated, batch.is_last, batch.is_first)
+        )
+        # A reset follows a last record, or one whose environment was lost.
+        last = last.at[:-1].set(last[:-1] | reset[1:]).astype(jnp.float32)
+        target = returns.lambda_returns(
+            reward[1:],
+            config.gamma * (1.0 - terminated[1:]),
+            start[1:],
+            start[-1],
+            config.lambda_ * (1.0 - last[1:]),
+        )
+        states = jnp.swapaxes(features[:, :-1], 0, 1)
+        logits = critic.apply(params, states)
+        slow_values = value(slow, jax.lax.stop_gradient(states))
+        weight = 1.0 - last[:-1]
+        critic_loss = (weight * head.loss(logits, target)).mean()
+        slow_loss = (weight * head.loss(logits, slow_values)).mean()
+        metrics = {
+            "replay_critic_loss": critic_loss,
+            "replay_critic_slow_loss": slow_loss,
+            "replay_return_mean": masked_mean(target, weight, axis_name),
+        }
+        return critic_loss + slow_loss, metrics
+
     def refresh(variables: PyTree) -> PyTree:
         decay = config.slow_decay
         slow = jax.tree.map(
@@ -243,4 +319,4 @@ def make_actor_critic(
         )
         return {**variables, "slow_critic": slow}
 
-    return Agent(init, act, act_greedy, loss, refresh)
+    return Agent(init, act, act_greedy, loss, refresh, replay_loss=replay_loss)
