@@ -29,16 +29,15 @@ from dreamer_toys import (
     vary,
 )
 
-from worldmodels_jax.models.dreamer_v3 import make_dreamer_v3, make_dreamer_v3_parts
+from worldmodels_jax.models.dreamer_v3 import make_dreamer_v3
 
 
 @pytest.fixture(scope="module")
 def tools():
-    """The parts of the model for vectors, compiled, and random variables."""
-    parts, variables = make_dreamer_v3_parts(CONFIG, SPEC), random_variables(CONFIG)
-    model = parts.world_model
+    """The model for vectors, random variables, and its functions, compiled."""
+    model, variables = make_dreamer_v3(CONFIG, SPEC), random_variables(CONFIG)
     return (
-        parts,
+        model,
         variables,
         jax.jit(model.observe, static_argnums=(3, 4)),
         jax.jit(model.imagine),
@@ -46,15 +45,17 @@ def tools():
 
 
 def test_starts_are_the_last_posterior_states_in_order(tools):
-    parts, variables, observe, _ = tools
+    model, variables, observe, _ = tools
     batch = batch_of()
-    _, (_, _, features) = jax.jit(parts.loss_and_features)(variables, batch, KEY)
+    _, (_, _, states, features) = jax.jit(model.loss_and_states)(variables, batch, KEY)
+    assert features.shape == (B, T, model.feature_size)
     for starts in (1, 2, T):
         carry, some = observe(variables, batch, KEY, 15, starts)
-        assert some.shape == (B * starts, parts.world_model.feature_size)
+        assert some.shape == (B * starts, model.feature_size)
         expected = features[:, T - starts :].reshape(B * starts, -1)
         np.testing.assert_array_equal(some, expected)
-        jax.tree.map(np.testing.assert_array_equal, carry, parts.carry(expected))
+        last = jax.tree.map(lambda x, n=starts: x.reshape(B, T, *x.shape[1:])[:, T - n :], states)
+        jax.tree.map(lambda a, b: np.testing.assert_array_equal(a.ravel(), b.ravel()), carry, last)
     for starts in (0, T + 1):
         with pytest.raises(ValueError, match=rf"starts={starts} of a context of 5 records"):
             observe(variables, batch, KEY, 15, starts)
@@ -145,9 +146,9 @@ def test_continuation_is_without_the_discount(tools, discounted):
 
 
 def test_log_likelihood_is_that_of_the_posterior_sample_given_the_past(tools):
-    parts, variables, observe, _ = tools
+    model, variables, observe, _ = tools
     batch = batch_of()
-    actual = jax.jit(parts.world_model.log_likelihood)(variables, batch, KEY)
+    actual = jax.jit(model.log_likelihood)(variables, batch, KEY)
     carry, _ = observe(variables, batch, KEY, 0, T)
     log_p = part(CONFIG, variables, lambda m, h: m.rssm.prior(h), carry.deter)
     log_p = np.asarray(log_p).reshape(B, T, N, V)
@@ -160,12 +161,12 @@ def test_log_likelihood_is_that_of_the_posterior_sample_given_the_past(tools):
 
 
 def test_features_of_the_loss_carry_gradients_to_the_posterior_path(tools):
-    parts, variables, _, _ = tools
+    model, variables, _, _ = tools
 
     @jax.jit
     @jax.grad
     def gradient(params):
-        _, (_, _, features) = parts.loss_and_features({"params": params}, batch_of(), KEY)
+        _, (_, _, _, features) = model.loss_and_states({"params": params}, batch_of(), KEY)
         return (features * jax.random.normal(KEY, features.shape)).sum()
 
     assert reached(gradient(variables["params"])) == {"encoder", "sequence", "q"}
@@ -183,13 +184,13 @@ def test_all_that_is_random_comes_from_the_key(tools):
 
 
 def test_a_batch_without_its_time_axis_is_refused(tools):
-    parts, variables, _, _ = tools
+    model, variables, _, _ = tools
     frames = jax.tree.map(lambda x: x[:, 0], batch_of())
-    for function in (parts.loss_and_features, parts.world_model.log_likelihood):
+    for function in (model.loss_and_states, model.log_likelihood):
         with pytest.raises(AssertionError):
             function(variables, frames, KEY)
     with pytest.raises(AssertionError):
-        parts.world_model.observe(variables, frames, KEY, 1)
+        model.observe(variables, frames, KEY, 1)
 
 
 # Every version and kind of observation and action

@@ -25,7 +25,7 @@ from dreamer_toys import (
     vary,
 )
 
-from worldmodels_jax.models.dreamer_v3 import make_dreamer_v3, make_dreamer_v3_parts
+from worldmodels_jax.models.dreamer_v3 import make_dreamer_v3
 from worldmodels_jax.types import EnvSpec, Record
 
 
@@ -40,8 +40,8 @@ def two_hot(value, bins):
 @pytest.mark.parametrize("config", [CONFIG, V1], ids=["2024", "2023"])
 def test_loss_is_the_mean_of_its_terms_over_all_records(config):
     config = dataclasses.replace(config, free_bits=1.2)
-    parts, variables, batch = (
-        make_dreamer_v3_parts(config, SPEC),
+    model, variables, batch = (
+        make_dreamer_v3(config, SPEC),
         random_variables(config),
         batch_of(),
     )
@@ -56,9 +56,9 @@ def test_loss_is_the_mean_of_its_terms_over_all_records(config):
             part(config, variables, lambda m, x: m.reward(x), state.features),
             part(config, variables, lambda m, x: m.continuation(x)[..., 0], state.features),
         )
-        return pieces, state.features, parts.loss_and_features(variables, batch, KEY)
+        return pieces, state.features, model.loss_and_states(variables, batch, KEY)
 
-    pieces, expected_features, (loss, (model_state, metrics, features)) = run()
+    pieces, expected_features, (loss, (model_state, metrics, _, features)) = run()
     log_q, log_p, decoded, reward, logit = (np.asarray(x, np.float64) for x in pieces)
     steps = np.linspace(-20, 20, config.num_bins)
     symlog = lambda x: np.sign(x) * np.log1p(np.abs(x))  # noqa: E731

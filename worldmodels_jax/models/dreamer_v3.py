@@ -5,8 +5,7 @@ that read its states. The agent acts on [h_t, flat z_t].
 """
 
 import math
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import chex
 import jax
@@ -23,27 +22,7 @@ from worldmodels_jax.ops import categorical, twohot
 from worldmodels_jax.ops.scalar_head import scalar_head
 from worldmodels_jax.types import EnvSpec, Metrics, PyTree, Record
 
-__all__ = ["DreamerV3Config", "DreamerV3Parts", "make_dreamer_v3", "make_dreamer_v3_parts"]
-
-LossAndFeatures = Callable[
-    [PyTree, Record, jax.Array], tuple[jax.Array, tuple[PyTree, Metrics, jax.Array]]
-]
-
-
-class DreamerV3Parts(NamedTuple):
-    """The world model, and what one loss for model, actor and critic together needs of it.
-
-    Attributes:
-      world_model: the bundle that every world model has.
-      loss_and_features: ``(variables, batch (B, T, ...), key) -> loss, (new_model_state, metrics,
-        features (B, T, F))``: the loss, and the posterior states it was computed from, through
-        which gradients flow: a value loss on replayed states trains the RSSM.
-      carry: ``(features (B, F)) -> carry``: the state to ``imagine`` from.
-    """
-
-    world_model: WorldModel
-    loss_and_features: LossAndFeatures
-    carry: Callable[[jax.Array], State]
+__all__ = ["DreamerV3Config", "make_dreamer_v3"]
 
 
 class _Module(nn.Module):
@@ -122,9 +101,9 @@ class _Module(nn.Module):
         x = self.decoder(state.features)
         return x.reshape(*x.shape[:-1], *self.spec.observation_shape)
 
-    def loss_and_features(
+    def loss_and_states(
         self, batch: Record, key: jax.Array
-    ) -> tuple[jax.Array, tuple[Metrics, jax.Array]]:
+    ) -> tuple[jax.Array, tuple[Metrics, State]]:
         c = self.config
         state, log_q = self.posterior(batch, key)
         features = state.features
@@ -164,7 +143,7 @@ class _Module(nn.Module):
             "posterior_entropy": categorical.entropy(log_q).sum(-1).mean(),
             "prior_entropy": categorical.entropy(log_p).sum(-1).mean(),
         }
-        return loss, (metrics, features)
+        return loss, (metrics, state)
 
     def observe(self, context: Record, key: jax.Array, starts: int) -> tuple[State, jax.Array]:
         states, _ = self.posterior(context, key)
@@ -231,29 +210,6 @@ def make_dreamer_v3(
     Raises:
       ValueError: if sizes do not fit together, naming the fields.
     """
-    return make_dreamer_v3_parts(config, spec, axis_name, dtype).world_model
-
-
-def make_dreamer_v3_parts(
-    config: DreamerV3Config,
-    spec: EnvSpec,
-    axis_name: str | None = None,
-    dtype: Any = jnp.float32,
-) -> DreamerV3Parts:
-    """The world model of ``make_dreamer_v3``, and what a joint loss needs of it.
-
-    Args:
-      config: see ``make_dreamer_v3``.
-      spec: see ``make_dreamer_v3``.
-      axis_name: see ``make_dreamer_v3``.
-      dtype: see ``make_dreamer_v3``.
-
-    Returns:
-      The parts.
-
-    Raises:
-      ValueError: if sizes do not fit together, naming the fields.
-    """
     del axis_name
     validate(config, spec)
     module = _Module(config, spec, dtype)
@@ -261,19 +217,20 @@ def make_dreamer_v3_parts(
     def init(key: jax.Array) -> PyTree:
         key_params, key_loss = jax.random.split(key)
         batch = empty_records(spec, (1, 2))
-        return module.init(key_params, batch, key_loss, method="loss_and_features")
+        return module.init(key_params, batch, key_loss, method="loss_and_states")
 
-    def loss_and_features(
+    def loss_and_states(
         variables: PyTree, batch: Record, key: jax.Array
-    ) -> tuple[jax.Array, tuple[PyTree, Metrics, jax.Array]]:
+    ) -> tuple[jax.Array, tuple[PyTree, Metrics, State, jax.Array]]:
         chex.assert_rank(batch.reward, 2)
-        value, (metrics, features) = module.apply(variables, batch, key, method="loss_and_features")
-        return value, ({}, metrics, features)
+        value, (metrics, state) = module.apply(variables, batch, key, method="loss_and_states")
+        carry = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), state)
+        return value, ({}, metrics, carry, state.features)
 
     def loss(
         variables: PyTree, batch: Record, key: jax.Array
     ) -> tuple[jax.Array, tuple[PyTree, Metrics]]:
-        value, (state, metrics, _) = loss_and_features(variables, batch, key)
+        value, (state, metrics, _, _) = loss_and_states(variables, batch, key)
         return value, (state, metrics)
 
     def observe(
@@ -299,21 +256,13 @@ def make_dreamer_v3_parts(
         chex.assert_rank(batch.reward, 2)
         return module.apply(variables, batch, key, method="log_likelihood")
 
-    latent = (config.num_tokens, config.num_classes)
-    feature_size = config.deter + math.prod(latent)
-
-    def carry(features: jax.Array) -> State:
-        chex.assert_axis_dimension(features, -1, feature_size)
-        deter, stoch = jnp.split(features, [config.deter], axis=-1)
-        return State(deter, stoch.reshape(*stoch.shape[:-1], *latent))
-
-    world_model = WorldModel(
+    return WorldModel(
         init=init,
         loss=loss,
         observe=observe,
         imagine=imagine,
         decode=decode,
-        feature_size=feature_size,
+        feature_size=config.deter + config.num_tokens * config.num_classes,
         log_likelihood=log_likelihood,
+        loss_and_states=loss_and_states,
     )
-    return DreamerV3Parts(world_model, loss_and_features, carry)

@@ -42,6 +42,12 @@ class Filter(NamedTuple):
     update: Callable[[PyTree, PyTree, Record, jax.Array, jax.Array], tuple[PyTree, jax.Array]]
 
 
+LossAndStates = Callable[
+    [PyTree, Record, jax.Array],
+    tuple[jax.Array, tuple[PyTree, Metrics, PyTree, jax.Array]],
+]
+
+
 class WorldModel(NamedTuple):
     """A world model as pure functions over explicit variables.
 
@@ -70,6 +76,12 @@ class WorldModel(NamedTuple):
       parts: for models whose parts may be trained in turn, each by its own optimiser: the key of
         ``variables["params"]`` that a part trains, and its loss, of the signature of ``loss`` and
         with a gradient to that subtree only.
+      loss_and_states: ``(variables, batch (B, T, ...), key) -> loss, (new_model_state, metrics,
+        carry, features (B, T, F))``: ``loss``, and the posterior states of all records it was
+        computed from. Gradients flow through the features to the parameters, so that a loss on
+        them trains the model too. ``carry`` holds the same B T states, in the order of sequences,
+        then of time, for ``imagine``. None for models whose loss has no state of each record;
+        those cannot be trained jointly with the agent.
     """
 
     init: Callable[[jax.Array], PyTree]
@@ -81,3 +93,4 @@ class WorldModel(NamedTuple):
     log_likelihood: Callable[[PyTree, Record, jax.Array], jax.Array] | None = None
     filter: Filter | None = None
     parts: dict[str, Loss] | None = None
+    loss_and_states: LossAndStates | None = None
