@@ -9,7 +9,8 @@ TESTS = Path(__file__).with_name("test_learner_sharded.py")
 
 
 def test_updates_over_eight_devices_are_those_of_one() -> None:
-    names = ["test_world_model_update_by_shard_map[8]", "test_agent_update[8]"]
+    updates = ("world_model_update_by_shard_map", "agent_update", "joint_update")
+    names = [f"test_{update}[8]" for update in updates]
     flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=8"  # the last counts
     done = subprocess.run(
         [sys.executable, "-m", "pytest", *(f"{TESTS}::{name}" for name in names)],
@@ -20,4 +21,4 @@ def test_updates_over_eight_devices_are_those_of_one() -> None:
         timeout=600,
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "2 passed" in done.stdout
+    assert "3 passed" in done.stdout

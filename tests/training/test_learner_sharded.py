@@ -210,14 +210,16 @@ def assert_same_update(actual, reference):
 @pytest.mark.parametrize("devices", DEVICES)
 def test_world_model_update_by_shard_map(batch, reference, devices):
     before, after = reference
-    update = split(world_model_updates(AXIS).world_model, devices, (P(), P(AXIS), P()))
+    update = split(
+        world_model_updates(AXIS).parts["world_model"].step, devices, (P(), P(AXIS), P())
+    )
     assert_same_update(update(before, batch, KEY), after)
 
 
 def test_world_model_update_by_pmap(batch, reference):
     before, after = reference
     update = jax.pmap(
-        world_model_updates(AXIS).world_model,
+        world_model_updates(AXIS).parts["world_model"].step,
         axis_name=AXIS,
         in_axes=(None, 0, None),
         devices=jax.devices()[:2],
@@ -279,23 +281,29 @@ def imagine(variables, carry, action, key):
 MODEL = WorldModel(lambda key: {"params": {}}, None, observe, imagine, None, feature_size=32)
 
 
+def with_a_critic(state):
+    """One that starts at zero would leave nothing to compare."""
+    params = jax.tree.map(
+        lambda x: x + 0.1 * jnp.cos(jnp.arange(x.size)).reshape(x.shape),
+        (state.agent.variables["params"]),
+    )
+    variables = {**state.agent.variables, "params": params}
+    return state._replace(agent=state.agent._replace(variables=variables))
+
+
 @pytest.mark.parametrize("devices", DEVICES)
 def test_agent_update(batch, devices):
     # Two of the eight dreams start where an episode ends, both on the same device of two.
     context = batch._replace(truncated=batch.truncated.at[:2, -1].set(True))
     whole = make_updates(TRAINING, MODEL, agent_for(32))
     parts = make_updates(TRAINING, MODEL, agent_for(32, AXIS), AXIS)
-    state = jax.jit(whole.init)(KEY)
-    # A critic that starts at zero would leave nothing to compare.
-    params = jax.tree.map(
-        lambda x: x + 0.1 * jnp.cos(jnp.arange(x.size)).reshape(x.shape),
-        (state.agent.variables["params"]),
-    )
-    variables = {**state.agent.variables, "params": params}
-    state = state._replace(agent=state.agent._replace(variables=variables))
+    state = with_a_critic(jax.jit(whole.init)(KEY))
+    variables = state.agent.variables
 
-    expected, expected_metrics = jax.jit(whole.agent)(state, context, KEY)
-    after, metrics = split(parts.agent, devices, (P(), P(AXIS), P()))(state, context, KEY)
+    expected, expected_metrics = jax.jit(whole.parts["agent"].step)(state, context, KEY)
+    after, metrics = split(parts.parts["agent"].step, devices, (P(), P(AXIS), P()))(
+        state, context, KEY
+    )
     assert_on_every_device(metrics, expected_metrics, rtol=1e-4, atol=1e-5)
     assert expected_metrics["gradient_norm"] > TRAINING.agent_clip  # clipped by the global norm
     moments = [jax.tree.leaves(x.agent.optimiser) for x in (after, expected)]
@@ -311,3 +319,45 @@ def test_agent_update(batch, devices):
         expected.agent.variables["slow_critic"],
         jax.tree.map(follow, variables["slow_critic"], critic),
     )
+
+
+# Both together
+
+
+def loss_and_states(variables, batch, key):
+    """Each record's state is a function of its own frame."""
+    del key
+    frames = batch.observation.reshape(*batch.reward.shape, -1) / 255.0
+    states = jnp.tanh(jnp.concatenate([frames, frames**2], -1) @ variables["params"]["weight"])
+    loss = ((states.mean(-1) - batch.reward) ** 2).mean()
+    return loss, ({}, {"loss": loss}, states.reshape(-1, 32), states)
+
+
+@pytest.mark.parametrize("devices", DEVICES)
+def test_joint_update(batch, devices):
+    weight = 0.3 * jnp.cos(jnp.arange(32.0 * 32)).reshape(32, 32)
+    model = MODEL._replace(
+        init=lambda key: {"params": {"weight": weight}}, loss_and_states=loss_and_states
+    )
+    training = dataclasses.replace(
+        TRAINING, joint=True, replay_value_scale=0.5, world_model_clip=0.5
+    )
+    whole = make_updates(training, model, agent_for(32))
+    parts = make_updates(training, model, agent_for(32, AXIS), AXIS)
+    state = with_a_critic(jax.jit(whole.init)(KEY))
+    expected, expected_metrics = jax.jit(whole.parts["world_model"].step)(state, batch, KEY)
+    after, metrics = split(parts.parts["world_model"].step, devices, (P(), P(AXIS), P()))(
+        state, batch, KEY
+    )
+    assert_on_every_device(metrics, expected_metrics, rtol=1e-4, atol=1e-5)
+    # Rows have different numbers of records that count, and devices too.
+    assert expected_metrics["agent/replay_critic_loss"] > 0
+    for name, clip in (("agent", training.agent_clip), ("world_model", training.world_model_clip)):
+        assert expected_metrics[f"{name}/gradient_norm"] > clip
+        moments = [jax.tree.leaves(getattr(x, name).optimiser) for x in (after, expected)]
+        assert_on_every_device(*moments, rtol=1e-3, atol=1e-6)
+        assert_on_every_device(
+            *(getattr(x, name).variables for x in (after, expected)),
+            rtol=1e-5,
+            atol=0.1 * min(training.agent_lr, training.world_model_lr),
+        )

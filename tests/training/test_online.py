@@ -249,7 +249,9 @@ def _random_then_policy() -> Actor:
     )
 
 
-def _counting_loop(num_envs: int, chunk: int, start: int = 0, **training: Any) -> tuple:
+def _counting_loop(
+    num_envs: int, chunk: int, start: int = 0, updates: Updates | None = None, **training: Any
+) -> tuple:
     """Final state and metrics of a loop of counters, begun at iteration ``start``."""
     config = Config(
         env=EnvConfig(num_envs=num_envs),
@@ -257,7 +259,8 @@ def _counting_loop(num_envs: int, chunk: int, start: int = 0, **training: Any) -
             TrainingConfig(), chunk=chunk, replay_capacity=num_envs * chunk, **training
         ),
     )
-    halves = make_halves(config, SPEC, _counting_updates(config.training), _random_then_policy())
+    updates = updates or _counting_updates(config.training)
+    halves = make_halves(config, SPEC, updates, _random_then_policy())
     env = envs.batch(envs.auto_reset(_counter_env()), num_envs)
     loop = make_loop(config, env, halves)
 
@@ -345,6 +348,25 @@ def test_metrics_are_means_over_the_updates_of_an_iteration() -> None:
     np.testing.assert_array_equal(metrics["agent/count"], [0, 1, 0, 2, 0, 3])
     np.testing.assert_array_equal(metrics["agent/records"], [0, 102, 0, 104, 0, 106])
     assert np.unique(metrics["world_model/noise"]).size == 6  # every update has a key of its own
+
+
+def test_joint_updates_take_the_place_of_both() -> None:
+    def joint(
+        train: TrainState, seen: jax.Array, key: jax.Array
+    ) -> tuple[TrainState, dict[str, jax.Array]]:
+        train = TrainState(*(Learner(learner.variables + 1, ()) for learner in train))
+        return train, {"world_model/records": seen, "agent/noise": jax.random.uniform(key)}
+
+    updates = _counting_updates(TrainingConfig())
+    model = updates.parts["world_model"]._replace(step=joint, ratio=1.5, joint=True)
+    state, metrics = _counting_loop(
+        1, 6, updates=updates._replace(parts={"world_model": model}), warmup=1
+    )
+    for name in ("world_model", "agent"):
+        np.testing.assert_array_equal(metrics[f"{name}/updates"], [1, 2, 1, 2, 1, 2])
+        assert getattr(state.train, name).variables == 9
+    np.testing.assert_array_equal(metrics["world_model/records"], [1, 2, 3, 4, 5, 6])
+    assert np.unique(metrics["agent/noise"]).size == 6
 
 
 def test_actions_are_random_until_the_warm_up_is_over() -> None:

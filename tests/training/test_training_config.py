@@ -9,6 +9,13 @@ from worldmodels_jax.config import apply_overrides
 from worldmodels_jax.training.config import Config, updates_per_iteration, validate
 from worldmodels_jax.training.parts import build
 
+JOINT = {
+    "training.joint": "true",
+    "training.dream_context": "1",
+    "training.dream_starts": "8",
+    "training.dream_batch": "16",
+}
+
 
 @pytest.mark.parametrize("name", sorted(PRESETS))
 def test_presets_are_valid_and_carry_their_name(name: str) -> None:
@@ -35,6 +42,19 @@ def test_presets_are_valid_and_carry_their_name(name: str) -> None:
             {"training.dream_starts": "4", "training.batch_length": "5", "training.warmup": "10"},
             r"fewer than the 6 of one sequence",
         ),
+        (
+            {"training.replay_value_scale": "0.3"},
+            r"replay_value_scale=0\.3 .*joint=True, or the scale",
+        ),
+        (
+            {"training.joint": "true"},
+            r"but training\.dream_context=3, .*: set training\.dream_context=1, training\."
+            r"dream_starts=8, training\.dream_batch=16",
+        ),
+        (
+            {**JOINT, "training.agent_ratio": "1"},
+            r"but training\.agent_ratio=1\.0: set training\.agent_ratio=0\.5",
+        ),
         ({"training.replay_capacity": "10"}, r"8 records .*replay_capacity=10 records"),
         (
             {"training.warmup": "10"},
@@ -54,6 +74,7 @@ def test_what_does_not_fit_is_named_with_its_remedy(
     [
         ({"env.name": "Ctach-bsuite"}, "Catch-bsuite"),
         ({"model.channels": "8,8,8,8,8"}, r"10x5 is too small for an encoder of 5 levels"),
+        (JOINT, r"joint=True needs a world model with .* set training\.joint=False"),
         ({"model.heads": "3"}, r"model\.width=16 is not a multiple of model\.heads=3"),
         ({"model.num_tokens": "5"}, r"num_tokens=5.*model\.width=16"),
         ({"model.maskgit.revise_rounds": "9"}, r"revise_rounds=9 must lie between 1 and"),

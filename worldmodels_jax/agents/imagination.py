@@ -84,6 +84,42 @@ def dream(
         key_history, key_burn_in = jax.random.split(jax.random.fold_in(key, 1))
         history = _history(world_model, variables, context, key_history, starts)
         memory = _burn_in(policy, history, key_burn_in)
+    weight = 1.0 - context.is_last[:, -starts:].reshape(-1).astype(jnp.float32)
+    dreamed = dream_from(
+        world_model, variables, policy, carry, features, weight, key_steps, horizon, memory
+    )
+    return dreamed._replace(history=jax.lax.stop_gradient(history))
+
+
+def dream_from(
+    world_model: WorldModel,
+    variables: PyTree,
+    policy: Policy,
+    carry: PyTree,
+    features: jax.Array,
+    weight: jax.Array,
+    key: jax.Array,
+    horizon: int,
+    memory: PyTree = (),
+) -> Dream:
+    """Roll a policy out in a world model's imagination, from states it is given.
+
+    Args:
+      world_model: the model.
+      variables: its variables.
+      policy: acts on features.
+      carry: states of B starts, to ``imagine`` from.
+      features: theirs, ``(B, F)``.
+      weight: ``(B,)``, of each dream.
+      key: a PRNG key.
+      horizon: L, static.
+      memory: what the policy remembers of the frames before.
+
+    Returns:
+      B dreams, through which no gradient flows.
+    """
+    # Stopped before the steps and not after: nothing of them is then kept for a gradient.
+    variables, carry, features, memory = jax.lax.stop_gradient((variables, carry, features, memory))
 
     def step(state, step_key):  # type: ignore[no-untyped-def]  # carry is the model's own pytree
         carry, features, memory = state
@@ -94,7 +130,7 @@ def dream(
         return (carry, prediction.features, memory), out
 
     (_, last, _), (states, actions, rewards, continuations) = jax.lax.scan(
-        step, (carry, features, memory), jax.random.split(key_steps, horizon)
+        step, (carry, features, memory), jax.random.split(key, horizon)
     )
     return jax.lax.stop_gradient(
         Dream(
@@ -102,8 +138,7 @@ def dream(
             action=actions,
             reward=rewards,
             continuation=continuations,
-            weight=1.0 - context.is_last[:, -starts:].reshape(-1).astype(jnp.float32),
-            history=history,
+            weight=weight,
         )
     )
 

@@ -69,6 +69,12 @@ class TrainingConfig:
       world_model_first: updates made beside the others when the first are due.
       agent_ratio: agent updates per agent step, may be below 1.
       agent_start: agent steps before its first update, if later than the warm-up's.
+      joint: one update of world model and agent together, of one batch and its dreams, which begin
+        at all its posterior states (DreamerV3 of 2024). For models that have such states. The
+        fields above must say so: as many updates of either, from the same step on, dream_context=1,
+        dream_starts=T, dream_batch=B T.
+      replay_value_scale: weight of the critic's loss on the replayed states themselves, whose
+        gradient trains the world model too; joint updates only.
       optimiser: adam, or laprop (DreamerV3), of world model and agent.
       optimiser_warmup: updates over which the learning rates rise from 0.
       world_model_lr: learning rate.
@@ -104,6 +110,8 @@ class TrainingConfig:
     world_model_first: int = 0
     agent_ratio: float = 1.0
     agent_start: int = 0
+    joint: bool = False
+    replay_value_scale: float = 0.0
     optimiser: Literal["adam", "laprop"] = "adam"
     optimiser_warmup: int = 0
     world_model_lr: float = 1e-4
@@ -164,6 +172,27 @@ def validate(config: Config) -> None:
         raise ValueError(f"env.workers={config.env.workers} must be 0 (no processes) or more.")
     _check_numbers("training", t)
     _check_numbers("training.tokenizer", t.tokenizer)
+    if t.replay_value_scale and not t.joint:
+        raise ValueError(
+            f"training.replay_value_scale={t.replay_value_scale} weighs a loss of joint updates: "
+            "set training.joint=True, or the scale to 0."
+        )
+    if t.joint:
+        meant = {
+            "agent_ratio": t.world_model_ratio,
+            "agent_start": t.world_model_start,
+            "dream_context": 1,
+            "dream_starts": t.batch_length,
+            "dream_batch": t.batch_size * t.batch_length,
+        }
+        wrong = {name: value for name, value in meant.items() if getattr(t, name) != value}
+        if wrong:
+            is_now = ", ".join(f"training.{name}={getattr(t, name)}" for name in wrong)
+            set_to = ", ".join(f"training.{name}={value}" for name, value in wrong.items())
+            raise ValueError(
+                f"with training.joint=True a dream begins at every record of the batch, in the "
+                f"same update, but {is_now}: set {set_to}."
+            )
     if not 0 <= t.exploration <= 1:
         raise ValueError(
             f"training.exploration={t.exploration} is no share of actions: give 0 to 1."
@@ -235,6 +264,8 @@ _OPTIONAL = {
     "warmup",
     "acting_context",
     "exploration",
+    "joint",
+    "replay_value_scale",
     "sampling_power",
     "epoch",
     "ratio",

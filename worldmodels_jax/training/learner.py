@@ -4,10 +4,11 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import optax
 
 from worldmodels_jax.agents.actor_critic import Agent
-from worldmodels_jax.agents.imagination import dream, policy_of
+from worldmodels_jax.agents.imagination import dream, dream_from, policy_of
 from worldmodels_jax.data.replay import Replay, sample, sample_episodes
 from worldmodels_jax.models.world_model import WorldModel
 from worldmodels_jax.ops.collectives import pmean
@@ -46,6 +47,8 @@ class Update(NamedTuple):
       ratio: updates per agent step.
       start: agent steps before the first, if later than the warm-up's.
       first: updates made beside the others when the first are due.
+      joint: whether it is one of world model and agent together; metrics then have their learner's
+        name in front.
     """
 
     sample: Sample
@@ -54,6 +57,7 @@ class Update(NamedTuple):
     ratio: float
     start: int = 0
     first: int = 0
+    joint: bool = False
 
 
 class Updates(NamedTuple):
@@ -89,23 +93,36 @@ def gradient_step(
     Returns:
       The learner after the step, and metrics with the gradient's global norm before clipping.
     """
-    rest = {name: value for name, value in learner.variables.items() if name != "params"}
-    everything, optimisers = learner.variables["params"], learner.optimiser
-    params = everything if part is None else everything[part]
-    before = optimisers if part is None else optimisers[part]
+    params = learner.variables["params"]
+    own = params if part is None else params[part]
 
-    def whole(params: PyTree) -> PyTree:
-        return params if part is None else {**everything, part: params}
+    def whole(own: PyTree) -> PyTree:
+        return own if part is None else {**params, part: own}
 
     gradient, (state, metrics) = jax.grad(
-        lambda p: loss({"params": whole(p), **rest}), has_aux=True
-    )(params)
+        lambda p: loss({**learner.variables, "params": whole(p)}), has_aux=True
+    )(own)
     gradient, metrics = jax.tree.map(lambda x: pmean(x, axis_name), (gradient, metrics))
-    updates, after = optimiser.update(gradient, before, params)
-    metrics["gradient_norm"] = optax.tree.norm(gradient)
-    params = whole(optax.apply_updates(params, updates))
-    after = after if part is None else {**optimisers, part: after}
-    return Learner({"params": params, **rest, **state}, after), metrics
+    return _descend(learner, gradient, state, optimiser, part), metrics | _norm(gradient)
+
+
+def _descend(
+    learner: Learner, gradient: PyTree, state: PyTree, optimiser: Any, part: str | None = None
+) -> Learner:
+    """The learner after a step along a gradient, with new values of its other collections."""
+    params, before = learner.variables["params"], learner.optimiser
+    if part is None:
+        updates, after = optimiser.update(gradient, before, params)
+        params = optax.apply_updates(params, updates)
+    else:
+        updates, own = optimiser.update(gradient, before[part], params[part])
+        params = {**params, part: optax.apply_updates(params[part], updates)}
+        after = {**before, part: own}
+    return Learner({**learner.variables, **state, "params": params}, after)
+
+
+def _norm(gradient: PyTree) -> Metrics:
+    return {"gradient_norm": optax.tree.norm(gradient)}
 
 
 def dream_contexts(config: TrainingConfig) -> tuple[int, int]:
@@ -141,8 +158,15 @@ def make_updates(
       axis_name: the mapped axis batches are split over, or None.
 
     Raises:
-      ValueError: if the tokenizer is to be trained by itself and the model has none.
+      ValueError: if ``config`` asks for a tokenizer that is trained by itself, or for joint
+        updates, and the model or the agent has no such part.
     """
+    if config.joint and (world_model.loss_and_states is None or agent.replay_loss is None):
+        raise ValueError(
+            "training.joint=True needs a world model with a state of each record (loss_and_states),"
+            " such as DreamerV3's, and an agent of type ActorCriticConfig: set "
+            "training.joint=False."
+        )
     t = config.tokenizer
     model_optimiser = _optimiser(
         config, config.world_model_lr, config.world_model_clip, decay=config.world_model_decay
@@ -203,6 +227,62 @@ def make_updates(
         learner = learner._replace(variables=agent.refresh(learner.variables))
         return state._replace(agent=learner), metrics
 
+    def update_joint(
+        state: TrainState, batch: Record, key: jax.Array
+    ) -> tuple[TrainState, Metrics]:
+        gradient, (states, metrics) = jax.grad(joint_loss, has_aux=True)(
+            {name: getattr(state, name).variables["params"] for name in ("world_model", "agent")},
+            state,
+            batch,
+            key,
+        )
+        gradient, metrics = jax.tree.map(lambda x: pmean(x, axis_name), (gradient, metrics))
+        learners = {
+            name: _descend(getattr(state, name), gradient[name], states[name], optimiser)
+            for name, optimiser in (("world_model", model_optimiser), ("agent", agent_optimiser))
+        }
+        agent_learner = learners["agent"]
+        learners["agent"] = agent_learner._replace(variables=agent.refresh(agent_learner.variables))
+        return state._replace(**learners), {
+            f"{name}/{metric}": value
+            for name in learners
+            for metric, value in (metrics[name] | _norm(gradient[name])).items()
+        }
+
+    def joint_loss(
+        params: PyTree, state: TrainState, batch: Record, key: jax.Array
+    ) -> tuple[jax.Array, tuple[PyTree, dict[str, Metrics]]]:
+        assert world_model.loss_and_states is not None
+        key_loss, key_dream = jax.random.split(key)
+        model = {**state.world_model.variables, "params": params["world_model"]}
+        agent_variables = {**state.agent.variables, "params": params["agent"]}
+        loss, (model_state, metrics, carry, features) = world_model.loss_and_states(
+            model, batch, key_loss
+        )
+        dreamed = dream_from(
+            world_model,
+            model,
+            # Its parameters before the step, of which no gradient is taken.
+            policy_of(agent, state.agent.variables),
+            carry,
+            features.reshape(-1, features.shape[-1]),
+            # The posterior of a cut record is as good a start as any; a terminal one has no future.
+            1.0 - batch.terminated.reshape(-1).astype(jnp.float32),
+            key_dream,
+            config.horizon,
+        )
+        agent_loss, (agent_state, agent_metrics) = agent.loss(agent_variables, dreamed)
+        loss = loss + agent_loss
+        if config.replay_value_scale:
+            assert agent.replay_loss is not None
+            replay_loss, replay_metrics = agent.replay_loss(
+                agent_variables, dreamed, batch, features
+            )
+            loss = loss + config.replay_value_scale * replay_loss
+            agent_metrics = agent_metrics | replay_metrics
+        states = {"world_model": model_state, "agent": agent_state}
+        return loss, (states, {"world_model": metrics, "agent": agent_metrics})
+
     def update(
         step: Step,
         batch: tuple[int, int],
@@ -211,6 +291,16 @@ def make_updates(
     ) -> Update:
         return Update(_sampler(config, batch, towards_end), step, batch, *schedule)
 
+    if config.joint:
+        shape = (config.batch_size, config.batch_length)
+        together = update(
+            update_joint,
+            shape,
+            config.world_model_ratio,
+            config.world_model_start,
+            config.world_model_first,
+        )
+        return Updates(init, {"world_model": together._replace(joint=True)})
     steps = {part: make_model_step(part) for part in optimisers}
     parts = {}
     if t.ratio:

@@ -242,8 +242,9 @@ def make_halves(
                 # The first round draws from little, often: it does not count (Delta-IRIS).
                 counts = jnp.where(is_first, draws, drawn)
                 replay = replay._replace(draws={**replay.draws, name: counts})
-            metrics |= {f"{name}/{key}": value for key, value in values.items()}
-            metrics[f"{name}/updates"] = due.astype(jnp.float32)
+            metrics |= {x if update.joint else f"{name}/{x}": y for x, y in values.items()}
+            for learner in ("world_model", "agent") if update.joint else (name,):
+                metrics[f"{learner}/updates"] = due.astype(jnp.float32)
         iteration = state.iteration + 1
         return state._replace(train=train, replay=replay, key=key, iteration=iteration), metrics
 
