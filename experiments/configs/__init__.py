@@ -29,6 +29,8 @@ PRESETS: dict[str, Callable[[], Config]] = {
     "gymnasium": gymnasium.gymnasium,
     "dreamer_v3_catch": dreamer_v3.dreamer_v3_catch,
     "dreamer_v3_breakout": dreamer_v3.dreamer_v3_breakout,
+    "dreamer_v3_cartpole": dreamer_v3.dreamer_v3_cartpole,
+    "dreamer_v3_dmc": dreamer_v3.dreamer_v3_dmc,
     "dreamer_v3_atari100k": dreamer_v3.dreamer_v3_atari100k,
     "dreamer_v3_craftax": dreamer_v3.dreamer_v3_craftax,
     "delta_iris_catch": iris.delta_iris_catch,

@@ -1,8 +1,21 @@
 """DreamerV3 presets, in the version of 2024.
 
-They share agent, loop and acting with GIT-STORM: the policy sees the state of an RSSM that has read
-the last ``acting_context`` frames (not the whole episode), the agent is the library's actor-critic,
-and the critic is not trained on replayed states.
+World model, actor and critic learn in one update of one batch: dreams begin at all its states, and
+the critic learns from the replayed states too, which trains the RSSM. What differs from the
+original of 2024:
+
+* acting: the policy sees the state of an RSSM that has read the last ``acting_context`` frames, not
+  the whole episode;
+* a replayed sequence begins from the initial state, not from the latent stored when its first
+  record was collected (replay context 0 in place of 1), and sequences are drawn uniformly, without
+  a queue of the newest;
+* the weight of a dream's first state is its record's own flag, gamma (1 - terminated), where the
+  original takes the continuation head's word for it; the percentiles of the returns leave out
+  dreams that begin at terminal records;
+* world model and agent keep an optimiser state each (LaProp and its clipping are per tensor, so
+  that at equal rates nothing follows from it).
+
+The tiny presets have Adam with two learning rates, a shorter horizon and more entropy.
 """
 
 import dataclasses
@@ -11,13 +24,16 @@ from experiments.configs.small import catch
 from worldmodels_jax.agents.actor_critic import ActorCriticConfig
 from worldmodels_jax.models import dreamer_v3_config as sizes
 from worldmodels_jax.training.config import Config, TrainingConfig
-from worldmodels_jax.training.env_config import AtariConfig, EnvConfig
+from worldmodels_jax.training.env_config import AtariConfig, DmcConfig, EnvConfig, GymnasiumConfig
 
 _GAMMA = 1 - 1 / 333
 
 _TRAINING = TrainingConfig(
-    dream_context=1,
+    joint=True,
+    replay_value_scale=0.3,
     # Every state of a batch of sequences begins a dream.
+    dream_batch=16 * 64,
+    dream_context=1,
     dream_starts=64,
     horizon=15,
     acting_context=64,
@@ -34,6 +50,9 @@ def _agent(width: int, depth: int, entropy_scale: float) -> ActorCriticConfig:
     return ActorCriticConfig(
         width=width,
         depth=depth,
+        network="dreamer_v3",
+        critic_head="symexp_twohot",
+        weighting="discounted",
         gamma=_GAMMA,
         entropy_scale=entropy_scale,
         actor_unimix=0.01,
@@ -53,6 +72,8 @@ def dreamer_v3_catch() -> Config:
             base.training,
             steps=8_000,
             warmup=200,
+            joint=True,
+            replay_value_scale=0.3,
             # A train ratio of 100: 0.625 updates of 16 x 10 records per agent step.
             batch_length=10,
             dream_batch=160,
@@ -86,6 +107,16 @@ def dreamer_v3_breakout() -> Config:
     )
 
 
+def dreamer_v3_cartpole() -> Config:
+    """DreamerV3, a tiny one, on gymnasium's CartPole, observed as a vector; not run here."""
+    base = dreamer_v3_catch()
+    return dataclasses.replace(
+        base,
+        preset="dreamer_v3_cartpole",
+        env=GymnasiumConfig(id="CartPole-v1"),
+    )
+
+
 def dreamer_v3_atari100k() -> Config:
     """DreamerV3 of 12 M parameters on Atari 100k, train ratio 256; for a GPU, not run here."""
     return Config(
@@ -94,6 +125,24 @@ def dreamer_v3_atari100k() -> Config:
         model=sizes.size12m(),
         agent=_agent(256, 3, 3e-4),
         training=dataclasses.replace(_TRAINING, world_model_ratio=0.25, agent_ratio=0.25),
+    )
+
+
+def dreamer_v3_dmc() -> Config:
+    """DreamerV3 of 12 M parameters on DeepMind Control from pixels, ratio 256; not run here."""
+    return Config(
+        preset="dreamer_v3_dmc",
+        env=DmcConfig(action_repeat=1),
+        model=sizes.size12m(),
+        agent=_agent(256, 3, 3e-4),
+        training=dataclasses.replace(
+            _TRAINING,
+            steps=1_000_000,
+            replay_capacity=500_000,
+            world_model_ratio=0.25,
+            agent_ratio=0.25,
+            checkpoint_every=50_000,
+        ),
     )
 
 
