@@ -114,7 +114,9 @@ def parts_of(config: Config, parts: Parts) -> Iterator[Part]:
     variables, agent_variables = state.world_model.variables, state.agent.variables
     for name, update in updates.parts.items():
         batch = random_records(spec, update.batch)
-        yield Part(_UPDATES[name], update.step, (state, batch, key))
+        yield Part(
+            "joint update" if update.joint else _UPDATES[name], update.step, (state, batch, key)
+        )
     yield Part(
         "prefill",
         lambda v, c, k: model.observe(v, c, k, t.horizon, t.dream_starts),
