@@ -4,8 +4,6 @@ World model, actor and critic learn in one update of one batch: dreams begin at 
 the critic learns from the replayed states too, which trains the RSSM. What differs from the
 original of 2024:
 
-* acting: the policy sees the state of an RSSM that has read the last ``acting_context`` frames, not
-  the whole episode;
 * a replayed sequence begins from the initial state, not from the latent stored when its first
   record was collected (replay context 0 in place of 1), and sequences are drawn uniformly, without
   a queue of the newest;
@@ -36,7 +34,7 @@ _TRAINING = TrainingConfig(
     dream_context=1,
     dream_starts=64,
     horizon=15,
-    acting_context=64,
+    acting_context=0,
     optimiser="laprop",
     optimiser_warmup=1_000,
     world_model_lr=4e-5,
@@ -80,6 +78,7 @@ def dreamer_v3_catch() -> Config:
             dream_context=1,
             dream_starts=10,
             horizon=8,
+            acting_context=0,
             world_model_ratio=0.625,
             agent_ratio=0.625,
             world_model_lr=1e-3,

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from worldmodels_jax.data.replay import empty_records
-from worldmodels_jax.data.views import segment_ids, transitions, windows
+from worldmodels_jax.data.views import last, segment_ids, transitions, windows
 from worldmodels_jax.types import EnvSpec
 
 # Two sequences of six records. The first terminates at 2 and begins anew at 3; the second starts
@@ -50,5 +50,13 @@ def test_windows_end_at_the_last_steps():
     np.testing.assert_array_equal(windows(x, 3), expected)
     np.testing.assert_array_equal(windows(x, 1), x)
     np.testing.assert_array_equal(windows(x[..., None], 5)[..., 0], np.arange(10)[:, None])
-    with pytest.raises(ValueError, match="6 windows do not fit a sequence of 5 steps"):
+    with pytest.raises(ValueError, match="6 starts do not fit a sequence of 5 steps"):
         windows(x, 6)
+
+
+def test_the_last_steps_are_in_the_order_of_sequences_then_of_time():
+    x = jnp.arange(10).reshape(2, 5)
+    np.testing.assert_array_equal(last(x, 2), [3, 4, 8, 9])
+    np.testing.assert_array_equal(last(x[..., None], 1), [[4], [9]])
+    with pytest.raises(ValueError, match="0 starts do not fit a sequence of 5 steps"):
+        last(x, 0)

@@ -138,6 +138,23 @@ def test_differences_are_means_over_the_pixels_of_a_region() -> None:
     assert got == {"determined": [0.0, 0.0], "mobs": [None, None], "revealed": [0.25, None]}
 
 
+def test_what_is_drawn_reveals_most_where_the_agent_is_known(tmp_path: Path) -> None:
+    length = disentangle.CONTEXT + disentangle.HORIZON
+    region = np.zeros((3, disentangle.HORIZON, 16, 16), int)
+    region[0, -1] = 2  # all of a frame: nobody knows where the agent is
+    region[1, :, 0] = 2
+    region[2, 0, 0, 0] = 2
+    frames = np.zeros((3, length, 16, 16, 3), np.uint8)
+    frames += 100 * np.arange(3, dtype=np.uint8)[:, None, None, None, None]
+    no = np.zeros((3, length))
+    windows = token_training.Record(frames, no, no, no, no, no)
+    dream = frames[:, disentangle.CONTEXT :]
+    disentangle.draw(tmp_path, windows, dream, dream + np.uint8(7), region)
+    with Image.open(tmp_path / "disentangle.png") as sheet:
+        column = [sheet.getpixel((0, 84 * row)) for row in range(5)]
+    assert column == [(100,) * 3, (100,) * 3, (107,) * 3, (7,) * 3, (254,) * 3]
+
+
 # Dreams of uniform tokens
 
 
@@ -208,6 +225,7 @@ def test_disentangle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         stored["means of the first step"]["uniform against predicted"]["mobs"] == first["mobs"][0]
     )
     assert row["uniform against real"]["determined"][0] > 0
+    assert len(row["reconstruction against real"]["mobs"]) == 1
     with Image.open(tmp_path / "out/dream_uniform.gif") as gif:
         assert gif.n_frames >= 3
     with Image.open(tmp_path / "out/disentangle.png") as sheet:

@@ -57,8 +57,26 @@ def test_starts_are_the_last_posterior_states_in_order(tools):
         last = jax.tree.map(lambda x, n=starts: x.reshape(B, T, *x.shape[1:])[:, T - n :], states)
         jax.tree.map(lambda a, b: np.testing.assert_array_equal(a.ravel(), b.ravel()), carry, last)
     for starts in (0, T + 1):
-        with pytest.raises(ValueError, match=rf"starts={starts} of a context of 5 records"):
+        with pytest.raises(ValueError, match=f"{starts} starts do not fit a sequence of 5 steps"):
             observe(variables, batch, KEY, 15, starts)
+
+
+def test_a_filter_goes_step_by_step_where_observe_goes_in_one(tools):
+    """From an episode's beginning on, across a reset, with the keys of the steps."""
+    model, variables, _, _ = tools
+    batch = batch_of()
+    batch = batch._replace(is_first=batch.is_first.at[:, 0].set(True))
+    _, (_, _, _, features) = jax.jit(model.loss_and_states)(variables, batch, KEY)
+    update = jax.jit(model.filter.update)
+    # What comes before the first record of an episode is nothing.
+    state = jax.tree.map(lambda x: x + 7.0, model.filter.init(B))
+    action = jnp.full_like(batch.action[:, 0], 1)
+    for t, key in enumerate(jax.random.split(KEY, T)):
+        record = jax.tree.map(lambda x, t=t: x[:, t], batch)
+        state, seen = update(variables, state, record, action, key)
+        np.testing.assert_allclose(seen, features[:, t], atol=1e-5)
+        action = record.action
+    assert batch.is_first[:, 1:].any()
 
 
 def test_two_episodes_in_one_sequence_are_those_apart():

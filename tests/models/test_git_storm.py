@@ -176,7 +176,7 @@ def test_several_starts_are_windows_encoded_once(monkeypatch):
         expected = run(window, 1)
         np.testing.assert_allclose(features[start::starts], expected[0], atol=1e-5)
         np.testing.assert_allclose(reward[start::starts], expected[1], atol=1e-4)
-    with pytest.raises(ValueError, match="windows do not fit"):
+    with pytest.raises(ValueError, match="starts do not fit"):
         model.observe(variables, context, KEY, 2, T + 1)
 
 

@@ -64,6 +64,7 @@ def config_of(model: AnyModelConfig) -> Config:
         return config_of_iris(base, model)
     training = dataclasses.replace(
         base.training,
+        acting_context=0,
         dream_context=1,
         dream_starts=2,
         optimiser="laprop",

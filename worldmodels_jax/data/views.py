@@ -43,15 +43,35 @@ def windows(x: jax.Array, count: int) -> jax.Array:
       ValueError: if there are not so many.
     """
     batch, time, *rest = x.shape
-    if not 1 <= count <= time:
-        raise ValueError(
-            f"{count} windows do not fit a sequence of {time} steps: take 1 to {time}."
-        )
+    _check_count(count, time)
     if count == 1:
         return x
     length = time - count + 1
     index = jnp.arange(count)[:, None] + jnp.arange(length)
     return x[:, index].reshape(batch * count, length, *rest)
+
+
+def last(x: jax.Array, count: int) -> jax.Array:
+    """The last ``count`` steps of every sequence.
+
+    Args:
+      x: ``(B, T, ...)``.
+      count: S, static, at most T.
+
+    Returns:
+      ``(B S, ...)``, those of a sequence together, the oldest first.
+
+    Raises:
+      ValueError: if there are not so many.
+    """
+    batch, time, *rest = x.shape
+    _check_count(count, time)
+    return x[:, time - count :].reshape(batch * count, *rest)
+
+
+def _check_count(count: int, time: int) -> None:
+    if not 1 <= count <= time:
+        raise ValueError(f"{count} starts do not fit a sequence of {time} steps: take 1 to {time}.")
 
 
 def segment_ids(is_first: jax.Array) -> jax.Array:

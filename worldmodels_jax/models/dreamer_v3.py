@@ -12,9 +12,10 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from worldmodels_jax.data import views
 from worldmodels_jax.data.replay import empty_records
 from worldmodels_jax.models.dreamer_v3_config import DreamerV3Config, validate
-from worldmodels_jax.models.world_model import Prediction, WorldModel
+from worldmodels_jax.models.world_model import Filter, Prediction, WorldModel
 from worldmodels_jax.nn.image_coder import ImageDecoder, ImageEncoder
 from worldmodels_jax.nn.linear import Hidden, SiluMLP
 from worldmodels_jax.nn.rssm import RSSM, State
@@ -84,14 +85,18 @@ class _Module(nn.Module):
             return jax.nn.one_hot(action, self.spec.num_actions)
         return action.astype(jnp.float32)
 
+    def embed(self, observation: jax.Array) -> jax.Array:
+        """Observations ``(..., *observation_shape)`` to what the posterior sees of them."""
+        x = self.target(observation)
+        if not self.config.channels:
+            x = x.reshape(*x.shape[: x.ndim - len(self.spec.observation_shape)], -1)
+        return self.encoder(x)
+
     def posterior(self, batch: Record, key: jax.Array) -> tuple[State, jax.Array]:
         """Posterior states ``(B, T, ...)`` and log q ``(B, T, N, V)``."""
         chex.assert_shape(batch.observation, (*batch.reward.shape, *self.spec.observation_shape))
-        x = self.target(batch.observation)
-        if not self.config.channels:
-            x = x.reshape(*batch.reward.shape, -1)
         actions = self.encode_actions(batch.action)
-        return self.rssm.observe(self.encoder(x), actions, batch.is_first, key)
+        return self.rssm.observe(self.embed(batch.observation), actions, batch.is_first, key)
 
     def reconstruct(self, state: State) -> jax.Array:
         """Observations ``(..., *observation_shape)`` in the space of ``target``."""
@@ -147,10 +152,16 @@ class _Module(nn.Module):
 
     def observe(self, context: Record, key: jax.Array, starts: int) -> tuple[State, jax.Array]:
         states, _ = self.posterior(context, key)
-        carry = jax.tree.map(
-            lambda x: x[:, x.shape[1] - starts :].reshape(-1, *x.shape[2:]), states
-        )
+        carry = jax.tree.map(lambda x: views.last(x, starts), states)
         return carry, carry.features
+
+    def follow(
+        self, state: State, record: Record, action: jax.Array, key: jax.Array
+    ) -> tuple[State, jax.Array]:
+        embedding = self.embed(record.observation)
+        action = self.encode_actions(action)
+        state, _ = self.rssm.update(state, embedding, action, record.is_first, key)
+        return state, state.features
 
     def imagine(self, carry: State, action: jax.Array, key: jax.Array) -> tuple[State, Prediction]:
         state = self.rssm.imagine(carry, self.encode_actions(action), key)
@@ -237,12 +248,17 @@ def make_dreamer_v3(
         variables: PyTree, context: Record, key: jax.Array, horizon: int, starts: int = 1
     ) -> tuple[State, jax.Array]:
         chex.assert_rank(context.reward, 2)
-        length = context.reward.shape[1]
-        if not 1 <= starts <= length:
-            raise ValueError(
-                f"starts={starts} of a context of {length} records: choose 1 to {length}."
-            )
         return module.apply(variables, context, key, starts, method="observe")
+
+    latent = (config.num_tokens, config.num_classes)
+
+    def start(batch: int) -> State:
+        return State(jnp.zeros((batch, config.deter)), jnp.zeros((batch, *latent)))
+
+    def follow(
+        variables: PyTree, state: State, record: Record, action: jax.Array, key: jax.Array
+    ) -> tuple[State, jax.Array]:
+        return module.apply(variables, state, record, action, key, method="follow")
 
     def imagine(
         variables: PyTree, carry: State, action: jax.Array, key: jax.Array
@@ -262,7 +278,9 @@ def make_dreamer_v3(
         observe=observe,
         imagine=imagine,
         decode=decode,
-        feature_size=config.deter + config.num_tokens * config.num_classes,
+        feature_size=config.deter + math.prod(latent),
         log_likelihood=log_likelihood,
+        # Begins from zeros: at the first record of an episode the initial state takes their place.
+        filter=Filter(start, follow),
         loss_and_states=loss_and_states,
     )

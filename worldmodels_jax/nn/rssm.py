@@ -235,21 +235,39 @@ class RSSM(nn.Module):
         def step(
             rssm: RSSM, state: State, inputs: tuple[jax.Array, ...]
         ) -> tuple[State, tuple[State, jax.Array]]:
-            x, action, first, step_key = inputs
-            state = jax.tree.map(
-                lambda new, old: jnp.where(jnp.expand_dims(first, range(1, old.ndim)), new, old),
-                start,
-                state,
-            )
-            deter = rssm.advance(state, jnp.where(first[:, None], 0.0, action))
-            log_probs = rssm.posterior(deter, x)
-            state = State(deter, _sample(log_probs, step_key))
+            state, log_probs = rssm.update(state, *inputs)
             return state, (state, log_probs)
 
         scan = nn.scan(step, variable_broadcast="params", split_rngs={"params": False})
         inputs = [jnp.moveaxis(x, 1, 0) for x in (embedding, previous, is_first)]
         _, outputs = scan(self, start, (*inputs, jax.random.split(key, time)))
         return jax.tree.map(lambda x: jnp.moveaxis(x, 0, 1), outputs)
+
+    def update(
+        self,
+        state: State,
+        embedding: jax.Array,
+        action: jax.Array,
+        is_first: jax.Array,
+        key: jax.Array,
+    ) -> tuple[State, jax.Array]:
+        """The posterior state a step later, and log q ``(B, N, V)``.
+
+        Args:
+          state: of t - 1; not used where an episode begins.
+          embedding: ``(B, F)`` of x_t.
+          action: ``(B, A)``, a_{t-1}; not used where an episode begins.
+          is_first: ``(B,)`` bool.
+          key: a PRNG key.
+        """
+        state = jax.tree.map(
+            lambda new, old: jnp.where(jnp.expand_dims(is_first, range(1, old.ndim)), new, old),
+            self.initial(is_first.shape[0]),
+            state,
+        )
+        deter = self.advance(state, jnp.where(is_first[:, None], 0.0, action))
+        log_probs = self.posterior(deter, embedding)
+        return State(deter, _sample(log_probs, key)), log_probs
 
     def imagine(self, state: State, action: jax.Array, key: jax.Array) -> State:
         """The state that an action leads to, z from the prior: ``(B, ...), (B, A) -> (B, ...)``."""
