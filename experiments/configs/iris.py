@@ -75,10 +75,11 @@ def delta_iris_catch() -> Config:
 
 
 def iris_catch() -> Config:
-    """IRIS of 16 tokens a frame with the sizes and the schedule of delta_iris_catch."""
+    """IRIS with the sizes, the schedule and the four tokens of delta_iris_catch."""
     base = delta_iris_catch()
     assert isinstance(base.model, sizes.DeltaIrisConfig)
-    model = sizes.iris_tiny16()
+    # A frame of Catch is one of 250: four tokens of 64 codes hold it.
+    model = sizes.iris_tiny16(num_tokens=4)
     tokenizer = dataclasses.replace(
         base.model.tokenizer, kind="frame", num_tokens=model.tokenizer.num_tokens
     )
