@@ -74,8 +74,8 @@ def replayed():
         **flags,
     )
     dreams = [random_dream(seed=seed) for seed in (0, 1)]
-    dream = Dream(
-        *(jnp.concatenate([a, b], axis=min(a.ndim - 1, 1)) for a, b in zip(*dreams, strict=True))
+    dream: Dream = jax.tree.map(
+        lambda a, b: jnp.concatenate([a, b], axis=min(a.ndim - 1, 1)), *dreams
     )
     return dream, jax.tree.map(jnp.asarray, batch), rng.normal(size=(ROWS, T, F))
 

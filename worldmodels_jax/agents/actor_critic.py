@@ -12,6 +12,7 @@ import chex
 import distrax
 import jax
 import jax.numpy as jnp
+import optax
 
 from worldmodels_jax.nn.linear import SiluMLP
 from worldmodels_jax.nn.mlp import MLP
@@ -147,6 +148,37 @@ def policy_distribution(output: jax.Array, *, discrete: bool, unimix: float = 0.
     )
 
 
+def dream_metrics(
+    mean: Callable[[jax.Array], jax.Array],
+    target: jax.Array,
+    values: jax.Array,
+    advantage: jax.Array,
+    reward: jax.Array,
+    continuation: jax.Array,
+    axis_name: str | None,
+) -> Metrics:
+    """What every agent tells of its dreams.
+
+    Args:
+      mean: of ``(L, B)``, over the steps that count.
+      target: ``(L, B)`` returns.
+      values: ``(L+1, B)``.
+      advantage: ``(L, B)``.
+      reward: ``(L, B)``.
+      continuation: ``(L, B)``.
+      axis_name: the mapped axis ``mean`` reduces over, if any.
+    """
+    first, second = (pmean(mean(target**power), axis_name) for power in (1, 2))
+    return {
+        "return_mean": first,
+        "return_std": jnp.sqrt(jnp.maximum(second - first**2, 0.0)),
+        "value_mean": mean(values[:-1]),
+        "dream_reward": mean(reward),
+        "dream_continuation": mean(continuation),
+        "advantage_magnitude": mean(jnp.abs(advantage)),
+    }
+
+
 def make_actor_critic(
     config: ActorCriticConfig,
     feature_size: int,
@@ -254,7 +286,6 @@ def make_actor_critic(
             regulariser = lambda_return(dream.reward, discount, slow_values)
         critic_loss = mean(head.loss(logits[:-1], target))
         slow_loss = mean(head.loss(logits[:-1], regulariser))
-        first, second = (pmean(mean(target**power), axis_name) for power in (1, 2))
         total = actor_loss + critic_loss + slow_loss - config.entropy_scale * mean(entropy)
         if config.weighting == "discounted":
             # All terms are means over the sum of weights, which metrics stay; here it cancels.
@@ -264,13 +295,8 @@ def make_actor_critic(
             "critic_loss": critic_loss,
             "critic_slow_loss": slow_loss,
             "actor_entropy": mean(entropy),
-            "return_mean": first,
-            "return_std": jnp.sqrt(jnp.maximum(second - first**2, 0.0)),
             "return_scale": spread,
-            "value_mean": mean(values[:-1]),
-            "dream_reward": mean(dream.reward),
-            "dream_continuation": mean(continuation),
-            "advantage_magnitude": mean(jnp.abs(advantage)),
+            **dream_metrics(mean, target, values, advantage, dream.reward, continuation, axis_name),
         }
         return total, ({"slow_critic": slow, "return_scale": scale}, metrics)
 
@@ -311,12 +337,8 @@ def make_actor_critic(
         return critic_loss + slow_loss, metrics
 
     def refresh(variables: PyTree) -> PyTree:
-        decay = config.slow_decay
-        slow = jax.tree.map(
-            lambda old, new: decay * old + (1.0 - decay) * new,
-            variables["slow_critic"],
-            variables["params"]["critic"],
-        )
+        critic, slow = variables["params"]["critic"], variables["slow_critic"]
+        slow = optax.incremental_update(critic, slow, 1.0 - config.slow_decay)
         return {**variables, "slow_critic": slow}
 
     return Agent(init, act, act_greedy, loss, refresh, replay_loss=replay_loss)

@@ -13,11 +13,18 @@ from typing import Any, Literal
 import chex
 import jax
 import jax.numpy as jnp
+import optax
 
-from worldmodels_jax.agents.actor_critic import Agent, Dream, History, policy_distribution
+from worldmodels_jax.agents.actor_critic import (
+    Agent,
+    Dream,
+    History,
+    dream_metrics,
+    policy_distribution,
+)
 from worldmodels_jax.nn.recurrent_policy import LSTMState, RecurrentPolicy
 from worldmodels_jax.ops import returns
-from worldmodels_jax.ops.collectives import masked_mean, pmean
+from worldmodels_jax.ops.collectives import masked_mean
 from worldmodels_jax.ops.frames import to_square
 from worldmodels_jax.ops.scalar_head import ScalarKind, scalar_head
 from worldmodels_jax.types import EnvSpec, Metrics, PyTree
@@ -201,30 +208,22 @@ def make_recurrent_actor_critic(
         advantage = target - target_values[:-1]
         actor_loss = mean(-advantage * log_prob)
         critic_loss = mean(head.loss(values, target))
-        first, second = (pmean(mean(target**power), axis_name) for power in (1, 2))
         total = actor_loss + critic_loss - config.entropy_scale * entropy
         metrics = {
             "actor_loss": actor_loss,
             "critic_loss": critic_loss,
             "actor_entropy": entropy,
-            "return_mean": first,
-            "return_std": jnp.sqrt(jnp.maximum(second - first**2, 0.0)),
-            "value_mean": mean(target_values[:-1]),
-            "dream_reward": mean(dream.reward),
-            "dream_continuation": mean(dream.continuation),
-            "advantage_magnitude": mean(jnp.abs(advantage)),
+            **dream_metrics(
+                mean, target, target_values, advantage, dream.reward, dream.continuation, axis_name
+            ),
         }
         return total, (rest, metrics)
 
     def refresh(variables: PyTree) -> PyTree:
         if config.target == "online":
             return variables
-        decay = config.slow_decay
-        target = jax.tree.map(
-            lambda old, new: decay * old + (1.0 - decay) * new,
-            variables["target"],
-            variables["params"],
-        )
+        step = 1.0 - config.slow_decay
+        target = optax.incremental_update(variables["params"], variables["target"], step)
         return {**variables, "target": target}
 
     return Agent(init, act, act_greedy, loss, refresh, init_memory)

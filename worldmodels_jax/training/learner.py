@@ -4,33 +4,21 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import optax
 
 from worldmodels_jax.agents.actor_critic import Agent
-from worldmodels_jax.agents.imagination import dream, dream_from, policy_of
+from worldmodels_jax.agents.imagination import dream, policy_of
 from worldmodels_jax.data.replay import Replay, sample, sample_episodes
 from worldmodels_jax.models.world_model import WorldModel
-from worldmodels_jax.ops.collectives import pmean
 from worldmodels_jax.training.config import TrainingConfig
+from worldmodels_jax.training.gradient import Learner, TrainState, gradient_step
+from worldmodels_jax.training.joint import make_joint_step
 from worldmodels_jax.training.optimisers import laprop, linear_kernels
 from worldmodels_jax.types import Metrics, PyTree, Record
 
+__all__ = ["Learner", "TrainState", "Update", "Updates", "dream_contexts", "make_updates"]
+
 TOKENIZER = "tokenizer"  # the part of a world model that ``TrainingConfig.tokenizer`` is of
-
-
-class Learner(NamedTuple):
-    """Something that learns: its variables and the state of its optimiser (by part, if several)."""
-
-    variables: PyTree
-    optimiser: PyTree
-
-
-class TrainState(NamedTuple):
-    """Everything that gradient steps change."""
-
-    world_model: Learner
-    agent: Learner
 
 
 Step = Callable[[TrainState, Record, jax.Array], tuple[TrainState, Metrics]]
@@ -72,57 +60,6 @@ class Updates(NamedTuple):
 
     init: Callable[[jax.Array], TrainState]
     parts: dict[str, Update]
-
-
-def gradient_step(
-    loss: Callable[[PyTree], tuple[jax.Array, tuple[PyTree, Metrics]]],
-    learner: Learner,
-    optimiser: Any,
-    axis_name: str | None,
-    part: str | None = None,
-) -> tuple[Learner, Metrics]:
-    """One optimiser step on ``variables["params"]``.
-
-    Args:
-      loss: ``(variables) -> loss, (new values of the other collections, metrics)``.
-      learner: before the step.
-      optimiser: an optax gradient transformation.
-      axis_name: mapped axis over which loss, gradients and metrics are averaged.
-      part: trains this subtree of the parameters alone, with the optimiser state of that name.
-
-    Returns:
-      The learner after the step, and metrics with the gradient's global norm before clipping.
-    """
-    params = learner.variables["params"]
-    own = params if part is None else params[part]
-
-    def whole(own: PyTree) -> PyTree:
-        return own if part is None else {**params, part: own}
-
-    gradient, (state, metrics) = jax.grad(
-        lambda p: loss({**learner.variables, "params": whole(p)}), has_aux=True
-    )(own)
-    gradient, metrics = jax.tree.map(lambda x: pmean(x, axis_name), (gradient, metrics))
-    return _descend(learner, gradient, state, optimiser, part), metrics | _norm(gradient)
-
-
-def _descend(
-    learner: Learner, gradient: PyTree, state: PyTree, optimiser: Any, part: str | None = None
-) -> Learner:
-    """The learner after a step along a gradient, with new values of its other collections."""
-    params, before = learner.variables["params"], learner.optimiser
-    if part is None:
-        updates, after = optimiser.update(gradient, before, params)
-        params = optax.apply_updates(params, updates)
-    else:
-        updates, own = optimiser.update(gradient, before[part], params[part])
-        params = {**params, part: optax.apply_updates(params[part], updates)}
-        after = {**before, part: own}
-    return Learner({**learner.variables, **state, "params": params}, after)
-
-
-def _norm(gradient: PyTree) -> Metrics:
-    return {"gradient_norm": optax.tree.norm(gradient)}
 
 
 def dream_contexts(config: TrainingConfig) -> tuple[int, int]:
@@ -227,62 +164,6 @@ def make_updates(
         learner = learner._replace(variables=agent.refresh(learner.variables))
         return state._replace(agent=learner), metrics
 
-    def update_joint(
-        state: TrainState, batch: Record, key: jax.Array
-    ) -> tuple[TrainState, Metrics]:
-        gradient, (states, metrics) = jax.grad(joint_loss, has_aux=True)(
-            {name: getattr(state, name).variables["params"] for name in ("world_model", "agent")},
-            state,
-            batch,
-            key,
-        )
-        gradient, metrics = jax.tree.map(lambda x: pmean(x, axis_name), (gradient, metrics))
-        learners = {
-            name: _descend(getattr(state, name), gradient[name], states[name], optimiser)
-            for name, optimiser in (("world_model", model_optimiser), ("agent", agent_optimiser))
-        }
-        agent_learner = learners["agent"]
-        learners["agent"] = agent_learner._replace(variables=agent.refresh(agent_learner.variables))
-        return state._replace(**learners), {
-            f"{name}/{metric}": value
-            for name in learners
-            for metric, value in (metrics[name] | _norm(gradient[name])).items()
-        }
-
-    def joint_loss(
-        params: PyTree, state: TrainState, batch: Record, key: jax.Array
-    ) -> tuple[jax.Array, tuple[PyTree, dict[str, Metrics]]]:
-        assert world_model.loss_and_states is not None
-        key_loss, key_dream = jax.random.split(key)
-        model = {**state.world_model.variables, "params": params["world_model"]}
-        agent_variables = {**state.agent.variables, "params": params["agent"]}
-        loss, (model_state, metrics, carry, features) = world_model.loss_and_states(
-            model, batch, key_loss
-        )
-        dreamed = dream_from(
-            world_model,
-            model,
-            # Its parameters before the step, of which no gradient is taken.
-            policy_of(agent, state.agent.variables),
-            carry,
-            features.reshape(-1, features.shape[-1]),
-            # The posterior of a cut record is as good a start as any; a terminal one has no future.
-            1.0 - batch.terminated.reshape(-1).astype(jnp.float32),
-            key_dream,
-            config.horizon,
-        )
-        agent_loss, (agent_state, agent_metrics) = agent.loss(agent_variables, dreamed)
-        loss = loss + agent_loss
-        if config.replay_value_scale:
-            assert agent.replay_loss is not None
-            replay_loss, replay_metrics = agent.replay_loss(
-                agent_variables, dreamed, batch, features
-            )
-            loss = loss + config.replay_value_scale * replay_loss
-            agent_metrics = agent_metrics | replay_metrics
-        states = {"world_model": model_state, "agent": agent_state}
-        return loss, (states, {"world_model": metrics, "agent": agent_metrics})
-
     def update(
         step: Step,
         batch: tuple[int, int],
@@ -294,7 +175,9 @@ def make_updates(
     if config.joint:
         shape = (config.batch_size, config.batch_length)
         together = update(
-            update_joint,
+            make_joint_step(
+                config, world_model, agent, (model_optimiser, agent_optimiser), axis_name
+            ),
             shape,
             config.world_model_ratio,
             config.world_model_start,
