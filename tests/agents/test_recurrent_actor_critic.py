@@ -259,6 +259,35 @@ def test_dreams_without_weight_are_not_learned_from(setup):
     assert loss(variables, dream)[0][0] != loss(variables, keep)[0][0]
 
 
+def test_dreams_split_over_devices_give_the_loss_of_all(setup):
+    """Two halves with different numbers of steps before the end, and of dreams that count."""
+    config, _, variables, loss = setup
+    dream = random_dream()._replace(weight=jnp.array([1.0, 0.0, 1.0, 1.0]))
+    (_, (_, metrics)), gradient = loss(variables, dream)
+    agent = make_recurrent_actor_critic(config, F, SPEC, "device")
+
+    def halves(x):
+        axis = 0 if x.ndim == 1 else 1
+        return jnp.stack(jnp.split(x, 2, axis))
+
+    @jax.jit
+    def split(variables, dream):
+        def part(dream):
+            run = jax.grad(lambda v: agent.loss(v, dream), has_aux=True)
+            gradient, (_, metrics) = run(variables)
+            return jax.lax.pmean((gradient, metrics), "device")
+
+        return jax.vmap(part, axis_name="device")(jax.tree.map(halves, dream))
+
+    split_gradient, split_metrics = split(variables, dream)
+    for name, value in metrics.items():
+        np.testing.assert_allclose(split_metrics[name], [value] * 2, rtol=1e-4, err_msg=name)
+    for a, b in zip(
+        jax.tree.leaves(split_gradient["params"]), jax.tree.leaves(gradient["params"]), strict=True
+    ):
+        np.testing.assert_allclose(a[0], b, rtol=1e-3, atol=1e-5)
+
+
 def test_the_target_follows_slowly(setup):
     config, agent, variables, _ = setup
     after = agent.refresh(variables)
