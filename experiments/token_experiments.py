@@ -32,17 +32,17 @@ from experiments.token_training import (
     Budget,
     configuration,
     experience,
+    parts_of,
     train_tokenizer,
     train_transformer,
 )
 from worldmodels_jax.envs.scroll_grid import make_scroll_grid
 from worldmodels_jax.evaluation import cost
 from worldmodels_jax.files import replacing
-from worldmodels_jax.models.delta_iris import make_delta_iris, make_delta_iris_losses
+from worldmodels_jax.models.delta_iris import make_delta_iris
 from worldmodels_jax.models.iris import make_iris
-from worldmodels_jax.models.iris_bundle import LossFunction
 from worldmodels_jax.models.iris_config import delta_iris_tiny16, iris_tiny16
-from worldmodels_jax.models.world_model import WorldModel
+from worldmodels_jax.models.world_model import Loss, WorldModel
 from worldmodels_jax.ops import twohot
 from worldmodels_jax.types import EnvSpec, PyTree, Record
 
@@ -55,7 +55,7 @@ SPEED_BATCH, SPEED_STEPS = 16, 15
 
 
 def held_out_metrics(
-    loss: LossFunction, variables: PyTree, records: Record, batch: int = 64
+    loss: Loss, variables: PyTree, records: Record, batch: int = 64
 ) -> dict[str, float]:
     """Means of a loss's metrics over all windows that do not overlap, of 12 transitions each."""
     episodes, total = records.reward.shape
@@ -115,7 +115,7 @@ def compare_i_tokens(seed: int, budget: Budget) -> dict[str, Any]:
         config, started = configuration("delta", 4, i_tokens=i_tokens), time.process_time()
         trained, _ = train_transformer(config, env.spec, variables, records, key_dynamics, budget)
         seconds = time.process_time() - started
-        loss = make_delta_iris_losses(config, env.spec).world_model
+        loss = parts_of(config, env.spec)["dynamics"]
         row[name] = {**held_out_metrics(loss, trained, held_out), "cpu_seconds": seconds}
         print(f"seed {seed}, {name} I-tokens: {row[name]}", flush=True)
     return row

@@ -11,9 +11,10 @@ import optax
 from worldmodels_jax import envs
 from worldmodels_jax.envs.scroll_grid import ScrollGridState
 from worldmodels_jax.models import iris_parts
-from worldmodels_jax.models.delta_iris import make_delta_iris, make_delta_iris_losses
-from worldmodels_jax.models.iris_bundle import LossFunction
+from worldmodels_jax.models.delta_iris import make_delta_iris
 from worldmodels_jax.models.iris_config import DeltaIrisConfig, delta_iris_tiny16
+from worldmodels_jax.models.world_model import Loss
+from worldmodels_jax.ops.frames import from_square, from_uint8, to_pixels, to_square
 from worldmodels_jax.types import Environment, EnvSpec, PyTree, Record
 
 
@@ -103,7 +104,7 @@ def experience(
 
 
 def fit(
-    loss: LossFunction,
+    loss: Loss,
     part: str,
     variables: PyTree,
     optimizer: Any,
@@ -118,7 +119,7 @@ def fit(
     """Train one part of a model on windows drawn uniformly from fixed experience.
 
     Args:
-      loss: of ``PhaseLosses``.
+      loss: of ``WorldModel.parts``.
       part: which of ``variables["params"]`` it trains.
       variables: of the model.
       optimizer: an optax gradient transformation.
@@ -167,6 +168,13 @@ def fit(
     return state[0], {name: float(x.mean()) for name, x in metrics.items()}
 
 
+def parts_of(config: DeltaIrisConfig, spec: EnvSpec) -> dict[str, Loss]:
+    """The losses of the two parts of a model."""
+    parts = make_delta_iris(config, spec).parts
+    assert parts is not None
+    return parts
+
+
 def train_tokenizer(
     config: DeltaIrisConfig, spec: EnvSpec, records: Record, key: jax.Array, budget: Budget
 ) -> tuple[PyTree, dict[str, float]]:
@@ -174,7 +182,7 @@ def train_tokenizer(
     key_init, key_fit = jax.random.split(key)
     optimizer = optax.chain(optax.clip_by_global_norm(CLIP), optax.adam(2e-3))
     return fit(
-        make_delta_iris_losses(config, spec).tokenizer,
+        parts_of(config, spec)["tokenizer"],
         "tokenizer",
         jax.jit(make_delta_iris(config, spec).init)(key_init),
         optimizer,
@@ -203,7 +211,7 @@ def train_transformer(
         optax.clip_by_global_norm(CLIP), optax.adamw(1e-3, weight_decay=0.01, mask=_kernels)
     )
     return fit(
-        make_delta_iris_losses(config, spec).world_model,
+        parts_of(config, spec)["dynamics"],
         "dynamics",
         variables,
         optimizer,
@@ -236,8 +244,8 @@ def make_reconstruct(
     def reconstruct(
         variables: PyTree, frames: jax.Array, previous: jax.Array, action: jax.Array
     ) -> jax.Array:
-        unit = [iris_parts.to_square(x / 255.0, tokenizer.image_size) for x in (frames, previous)]
+        unit = [to_square(from_uint8(x), tokenizer.image_size) for x in (frames, previous)]
         decoded = tokenizer.apply(iris_parts.tokenizer_variables(variables), *unit, action)
-        return iris_parts.to_pixels(iris_parts.from_square(decoded, spec))
+        return to_pixels(from_square(decoded, spec.observation_shape))
 
     return reconstruct

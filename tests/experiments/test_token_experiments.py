@@ -13,7 +13,6 @@ from token_toys import delta_toy, iris_toy, run_part
 
 from experiments import token_experiments, token_training, tokenizer_errors
 from worldmodels_jax.envs.scroll_grid import make_scroll_grid, render
-from worldmodels_jax.models.iris_bundle import PhaseLosses
 from worldmodels_jax.models.iris_config import DeltaIrisConfig
 from worldmodels_jax.types import Record
 
@@ -177,7 +176,7 @@ def test_i_tokens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
             share = variables["transformer"] * batch.reward[:, 1:].mean()
             return share, ({}, {"reward_loss": share, "token_loss": 2.0 + share, "shown": shown})
 
-        return PhaseLosses(loss, loss)
+        return {"tokenizer": loss, "dynamics": loss}
 
     def train_tokenizer(*args: Any) -> Any:
         return {"tokenizer": 1.0}, {"reconstruction_l2": 0.5}
@@ -185,7 +184,7 @@ def test_i_tokens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def train_transformer(config: Any, spec: Any, variables: Any, *args: Any) -> Any:
         return {**variables, "transformer": 1.0 if config.world_model.i_tokens else 2.0}, {}
 
-    monkeypatch.setattr(token_experiments, "make_delta_iris_losses", losses)
+    monkeypatch.setattr(token_experiments, "parts_of", losses)
     monkeypatch.setattr(token_experiments, "train_tokenizer", train_tokenizer)
     monkeypatch.setattr(token_experiments, "train_transformer", train_transformer)
     stored = run_part("i_tokens", tmp_path)

@@ -21,8 +21,9 @@ from iris_toys import (
 from jax.sharding import PartitionSpec as P
 
 from worldmodels_jax.data import views
-from worldmodels_jax.models import delta_iris, iris_imagination, iris_parts
-from worldmodels_jax.models.delta_iris import make_delta_iris, make_delta_iris_losses
+from worldmodels_jax.models import delta_iris, iris_imagination
+from worldmodels_jax.models.delta_iris import make_delta_iris
+from worldmodels_jax.ops.frames import to_square, to_uint8
 
 NO_I = vary(DELTA, i_tokens=False)
 CONFIGS = {"I-tokens": DELTA, "no I-tokens": NO_I}
@@ -82,9 +83,9 @@ def test_an_episode_does_not_see_the_one_before(system, records):
 @pytest.mark.parametrize("kind", ["delta", "frame"])
 def test_tokenizer_loss_is_that_of_the_valid_pairs(kind, spec, records):
     config = vary(DELTA, "tokenizer", kind=kind)
-    m, losses = networks(config, spec), make_delta_iris_losses(config, spec)
+    m, losses = networks(config, spec), make_delta_iris(config, spec).parts
     variables = random_variables(make_delta_iris(config, spec))
-    loss, (state, metrics) = jax.jit(losses.tokenizer)(variables, records, KEY)
+    loss, (state, metrics) = jax.jit(losses["tokenizer"])(variables, records, KEY)
 
     @jax.jit
     def reconstruct(variables):
@@ -109,8 +110,8 @@ def test_tokenizer_loss_is_that_of_the_valid_pairs(kind, spec, records):
 def test_world_model_loss_is_that_of_the_tokens_of_the_tokenizer(system, spec, records):
     m, _, variables = system
     config = vary(m.config, token_weight=2.0, reward_weight=3.0, termination_weight=5.0)
-    losses = make_delta_iris_losses(config, spec)
-    loss, (state, metrics) = jax.jit(losses.world_model)(variables, records, KEY)
+    losses = make_delta_iris(config, spec).parts
+    loss, (state, metrics) = jax.jit(losses["dynamics"])(variables, records, KEY)
     tokens = tokens_of(m, variables, records)
     slots = slots_of(m, variables, records, tokens)
     valid = np.broadcast_to(~records.is_first[:, 1:, None], tokens.shape)
@@ -124,7 +125,7 @@ def test_world_model_loss_is_that_of_the_tokens_of_the_tokenizer(system, spec, r
 
 def test_the_loss_is_the_sum_of_two_that_train_separate_parameters(default, spec, records):
     variables = default[2]
-    losses = make_delta_iris_losses(DELTA, spec)
+    losses = make_delta_iris(DELTA, spec).parts
 
     def gradient(loss):
         def of_params(params):
@@ -132,8 +133,8 @@ def test_the_loss_is_the_sum_of_two_that_train_separate_parameters(default, spec
 
         return jax.jit(jax.value_and_grad(of_params, has_aux=True))(variables["params"])
 
-    (first, (state, _)), of_first = gradient(losses.tokenizer)
-    (second, _), of_second = gradient(losses.world_model)
+    (first, (state, _)), of_first = gradient(losses["tokenizer"])
+    (second, _), of_second = gradient(losses["dynamics"])
     assert total(of_first["tokenizer"]) > 0
     assert total(of_first["dynamics"]) == 0
     assert total(of_second["dynamics"]) > 0
@@ -253,7 +254,7 @@ def test_imagining_equals_the_full_forward(system, records, length, monkeypatch)
     known = [tokens_of(m, variables, context)] if length > 1 else []
     tokens = jnp.concatenate([*known, *(z[:, None] for z in dreamt)], 1)
     actions = jnp.concatenate([context.action[:, :-1], ACTIONS[:2].T], 1)
-    dreamed = [iris_parts.to_square(frame, 16)[:, None] for frame in frames[1:]]
+    dreamed = [to_square(frame, 16)[:, None] for frame in frames[1:]]
     every = jnp.concatenate([real, *dreamed], 1)
     segments = views.segment_ids(context.is_first)
     segments = jnp.concatenate([segments, jnp.repeat(segments[:, -1:], 2, 1)], 1)
@@ -282,7 +283,7 @@ def test_imagining_equals_the_full_forward(system, records, length, monkeypatch)
         expected = iris_imagination.read_reward(m.config.world_model, logits, KEY)
         np.testing.assert_allclose(prediction.reward, expected, rtol=1e-3, atol=1e-4)
         # The frame is decoded from the tokens, the frame before and the action.
-        previous = iris_parts.to_square(frames[i], 16)
+        previous = to_square(frames[i], 16)
         vectors = m.tokenize(variables, "embed", dreamt[i])
         decoded = m.tokenize(variables, "decode", vectors, previous, ACTIONS[i])[:, :10, :5]
         expected = np.round(np.clip(decoded, 0, 1) * 255)
@@ -316,7 +317,7 @@ def test_a_dream_beyond_the_table_goes_on_from_its_latest_frame(system, records,
     assert before == 5 + (not m.dynamics.i_tokens)
     # The step after is that of an observed single frame, but for its past.
     last = jax.tree.map(lambda x: x[before - 1], carries)
-    frame = iris_parts.to_uint8(last.frame)[:, None]
+    frame = to_uint8(last.frame)[:, None]
     single = jax.tree.map(lambda x: x[:, :1], records)._replace(
         observation=frame, is_first=jnp.zeros((B, 1), bool)
     )
@@ -391,7 +392,7 @@ def test_dreams_from_other_frames_than_the_last_are_refused(default, records):
 
 def test_a_sequence_of_one_record_is_refused(default, spec, records):
     single = jax.tree.map(lambda x: x[:, :1], records)
-    losses = make_delta_iris_losses(DELTA, spec)
-    for loss in losses:
+    losses = make_delta_iris(DELTA, spec).parts
+    for loss in losses.values():
         with pytest.raises(ValueError, match=r"1 record: raise training\.batch_length"):
             loss(default[2], single, KEY)

@@ -10,7 +10,7 @@ from iris_toys import ACTIONS, IRIS, KEY, K, expected_losses, random_variables, 
 
 from worldmodels_jax.data import views
 from worldmodels_jax.models import iris, iris_imagination
-from worldmodels_jax.models.iris import make_iris, make_iris_losses
+from worldmodels_jax.models.iris import make_iris
 
 VQGAN = dataclasses.replace(IRIS, architecture="vqgan")
 B, T = 2, 8  # of the fixture `records`
@@ -67,7 +67,7 @@ def test_losses_are_those_of_all_frames_and_of_what_can_be_predicted(system, spe
 
 def test_the_losses_train_separate_parameters(system, spec, records):
     m, _, variables = system
-    losses = make_iris_losses(m.config, spec)
+    losses = make_iris(m.config, spec).parts
 
     def gradient(loss):
         def of_params(params):
@@ -75,7 +75,7 @@ def test_the_losses_train_separate_parameters(system, spec, records):
 
         return jax.jit(jax.grad(of_params))(variables["params"])
 
-    of_tokenizer, of_dynamics = map(gradient, losses)
+    of_tokenizer, of_dynamics = map(gradient, losses.values())
     assert total(of_tokenizer["tokenizer"]) > 0
     assert total(of_tokenizer["dynamics"]) == 0
     assert total(of_dynamics["dynamics"]) > 0
@@ -87,7 +87,7 @@ def test_the_losses_train_separate_parameters(system, spec, records):
 def test_single_frames_are_enough_for_the_tokenizer(default, spec, records):
     # 256 x 1 is the batch of the original; its order and its episodes mean nothing.
     variables = default[2]
-    loss = jax.jit(make_iris_losses(IRIS, spec).tokenizer)
+    loss = jax.jit(make_iris(IRIS, spec).parts["tokenizer"])
     single = jax.tree.map(lambda x: x.reshape(B * T, 1, *x.shape[2:]), records)
     alone, _ = loss(variables, single, KEY)
     together, _ = loss(variables, records, KEY)

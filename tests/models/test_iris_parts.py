@@ -80,20 +80,3 @@ def test_truncations_count_as_ends_where_that_is_asked_for(records):
     for c, expected in ((DELTA.world_model, records.terminated), (config, records.is_last)):
         target = iris_parts.targets(c, records)
         np.testing.assert_array_equal(target.terminated, expected[:, 1:])
-
-
-def test_frames_are_padded_below_and_to_the_right_and_cropped_again(spec):
-    frames = jax.random.uniform(jax.random.key(0), (2, *spec.observation_shape))
-    square = iris_parts.to_square(frames, 16)
-    assert square.shape == (2, 16, 16, 1)
-    assert square.sum() == pytest.approx(float(frames.sum()), rel=1e-5)
-    np.testing.assert_array_equal(iris_parts.from_square(square, spec), frames)
-
-
-def test_decoded_frames_are_confined_and_rounded_to_pixels():
-    frames = jnp.array([-0.5, 0.0, 0.1, 0.5, 1.0, 1.5])
-    expected = np.array([0, 0, 26, 128, 255, 255])
-    np.testing.assert_allclose(iris_parts.to_pixels(frames), expected / 255, atol=1e-6)
-    np.testing.assert_array_equal(iris_parts.to_uint8(iris_parts.to_pixels(frames)), expected)
-    every = np.arange(256, dtype=np.uint8)
-    np.testing.assert_array_equal(iris_parts.to_uint8(jnp.asarray(every / 255.0)), every)

@@ -17,15 +17,15 @@ from worldmodels_jax.data.replay import empty_records
 from worldmodels_jax.models import iris_bundle
 from worldmodels_jax.models import iris_imagination as imagination
 from worldmodels_jax.models import iris_parts as parts
-from worldmodels_jax.models.iris_bundle import PhaseLosses
 from worldmodels_jax.models.iris_config import DeltaIrisConfig, validate
 from worldmodels_jax.models.iris_dynamics import DeltaDynamics, Slots
 from worldmodels_jax.models.iris_parts import Networks, TokenizerLoss
 from worldmodels_jax.models.world_model import Prediction, WorldModel
 from worldmodels_jax.nn.transformer import KVCache, clear_cache
+from worldmodels_jax.ops.frames import from_square, to_pixels, to_square
 from worldmodels_jax.types import EnvSpec, Metrics, PyTree, Record
 
-__all__ = ["Carry", "DeltaIrisConfig", "make_delta_iris", "make_delta_iris_losses"]
+__all__ = ["Carry", "DeltaIrisConfig", "make_delta_iris"]
 
 
 class Carry(NamedTuple):
@@ -75,16 +75,6 @@ def make_delta_iris(
     return iris_bundle.bundle(
         functions, lambda axis: _networks(config, spec, axis, dtype), axis_name
     )
-
-
-def make_delta_iris_losses(
-    config: DeltaIrisConfig,
-    spec: EnvSpec,
-    axis_name: str | None = None,
-    dtype: Any = jnp.float32,
-) -> PhaseLosses:
-    """The losses of tokenizer and transformer of ``make_delta_iris``, one at a time."""
-    return iris_bundle.separate(_FUNCTIONS, _networks(config, spec, axis_name, dtype))
 
 
 def _networks(
@@ -173,7 +163,7 @@ def _embed_frames(m: Networks, params: PyTree, frames: jax.Array) -> jax.Array:
 
 
 def _see(m: Networks, variables: PyTree, records: Record) -> jax.Array:
-    frames = parts.from_square(m.frames(records), m.spec)
+    frames = from_square(m.frames(records), m.spec.observation_shape)
     return frames.reshape(*records.reward.shape, -1)
 
 
@@ -204,7 +194,7 @@ def _observe(
     if not dynamics.i_tokens:
         beginning = dynamics.apply({"params": params}, embedded, segments, method="beginnings")
         beginning = beginning[:, -1].astype(jnp.float32)
-    frame = parts.from_square(frames[:, -1], m.spec)
+    frame = from_square(frames[:, -1], m.spec.observation_shape)
     return Carry(cache, frame, segments[:, -1], beginning), frame.reshape(batch, -1)
 
 
@@ -218,7 +208,7 @@ def _imagine(
 ) -> tuple[Carry, Prediction]:
     dynamics, params = m.dynamics, variables["params"]["dynamics"]
     feed = imagination.make_feed(dynamics, params)
-    square = parts.to_square(carry.frame, m.tokenizer.image_size)
+    square = to_square(carry.frame, m.tokenizer.image_size)
 
     def start_again(cache: KVCache) -> KVCache:
         embedded = _embed_frames(m, params, square)
@@ -235,12 +225,12 @@ def _imagine(
     )
     vectors = m.tokenize(variables, "embed", step.tokens)
     decoded = m.tokenize(variables, "decode", vectors, square, action)
-    frame = parts.to_pixels(parts.from_square(decoded, m.spec))
+    frame = to_pixels(from_square(decoded, m.spec.observation_shape))
 
     last = step.tokens[:, -1:]
     rest = [dynamics.apply({"params": params}, last, method="embed_tokens")]
     if dynamics.i_tokens:
-        seen = parts.to_square(frame, m.tokenizer.image_size)
+        seen = to_square(frame, m.tokenizer.image_size)
         rest.append(_embed_frames(m, params, seen)[:, None])
     _, cache = feed(jnp.concatenate(rest, 1), carry.segment, step.cache)
     prediction = Prediction(frame.reshape(frame.shape[0], -1), step.reward, step.continuation)

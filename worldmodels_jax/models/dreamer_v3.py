@@ -19,7 +19,7 @@ from worldmodels_jax.models.world_model import Filter, Prediction, WorldModel
 from worldmodels_jax.nn.image_coder import ImageDecoder, ImageEncoder
 from worldmodels_jax.nn.linear import Hidden, SiluMLP
 from worldmodels_jax.nn.rssm import RSSM, State
-from worldmodels_jax.ops import categorical, twohot
+from worldmodels_jax.ops import categorical, frames, twohot
 from worldmodels_jax.ops.scalar_head import scalar_head
 from worldmodels_jax.types import EnvSpec, Metrics, PyTree, Record
 
@@ -77,8 +77,9 @@ class _Module(nn.Module):
 
     def target(self, observation: jax.Array) -> jax.Array:
         """Observations as they are encoded and predicted: pixels in [0, 1], vectors in symlog."""
-        observation = observation.astype(jnp.float32)
-        return observation / 255.0 if self.is_image else twohot.symlog(observation)
+        if self.is_image:
+            return frames.from_uint8(observation)
+        return twohot.symlog(observation.astype(jnp.float32))
 
     def encode_actions(self, action: jax.Array) -> jax.Array:
         if self.spec.discrete:
@@ -177,7 +178,7 @@ class _Module(nn.Module):
     def decode(self, carry: State) -> jax.Array:
         decoded = self.reconstruct(carry)
         if self.is_image:
-            return jnp.round(jnp.clip(decoded, 0.0, 1.0) * 255.0).astype(jnp.uint8)
+            return frames.to_uint8(decoded)
         return twohot.symexp(decoded)
 
     def log_likelihood(self, batch: Record, key: jax.Array) -> jax.Array:

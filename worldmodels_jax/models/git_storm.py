@@ -24,6 +24,7 @@ from worldmodels_jax.nn.tokenizer import Posterior, Tokenizer
 from worldmodels_jax.nn.transformer import CausalTransformer, KVCache, init_cache
 from worldmodels_jax.ops import categorical, twohot
 from worldmodels_jax.ops.collectives import masked_mean, pmean
+from worldmodels_jax.ops.frames import to_uint8
 from worldmodels_jax.types import EnvSpec, Metrics, PyTree, Record
 
 __all__ = ["Carry", "GitStormConfig", "MaskGITConfig", "make_git_storm"]
@@ -236,7 +237,7 @@ class _Module(nn.Module):
     def decode(self, carry: Carry) -> jax.Array:
         decoded = self.tokenizer.decode(carry.vectors)
         if self.tokenizer.is_image:
-            return jnp.round(jnp.clip(decoded, 0.0, 1.0) * 255.0).astype(jnp.uint8)
+            return to_uint8(decoded)
         return twohot.symexp(decoded)
 
     def log_likelihood(self, batch: Record, key: jax.Array) -> jax.Array:

@@ -16,15 +16,15 @@ from worldmodels_jax.data.replay import empty_records
 from worldmodels_jax.models import iris_bundle
 from worldmodels_jax.models import iris_imagination as imagination
 from worldmodels_jax.models import iris_parts as parts
-from worldmodels_jax.models.iris_bundle import PhaseLosses
 from worldmodels_jax.models.iris_config import IrisConfig, validate
 from worldmodels_jax.models.iris_dynamics import IrisDynamics, Slots
 from worldmodels_jax.models.iris_parts import Networks, TokenizerLoss
 from worldmodels_jax.models.world_model import Prediction, WorldModel
 from worldmodels_jax.nn.transformer import KVCache, clear_cache
+from worldmodels_jax.ops.frames import from_square, to_pixels
 from worldmodels_jax.types import EnvSpec, Metrics, PyTree, Record
 
-__all__ = ["Carry", "IrisConfig", "make_iris", "make_iris_losses"]
+__all__ = ["Carry", "IrisConfig", "make_iris"]
 
 
 class Carry(NamedTuple):
@@ -68,16 +68,6 @@ def make_iris(
     return iris_bundle.bundle(
         _FUNCTIONS, lambda axis: _networks(config, spec, axis, dtype), axis_name
     )
-
-
-def make_iris_losses(
-    config: IrisConfig,
-    spec: EnvSpec,
-    axis_name: str | None = None,
-    dtype: Any = jnp.float32,
-) -> PhaseLosses:
-    """The losses of tokenizer and transformer of ``make_iris``, one at a time."""
-    return iris_bundle.separate(_FUNCTIONS, _networks(config, spec, axis_name, dtype))
 
 
 def _networks(config: IrisConfig, spec: EnvSpec, axis_name: str | None, dtype: Any) -> Networks:
@@ -145,7 +135,7 @@ def _log_likelihood(m: Networks, variables: PyTree, batch: Record, key: jax.Arra
 def _reconstruct(m: Networks, variables: PyTree, tokens: jax.Array) -> jax.Array:
     """``(B, K) -> (B, H, W, C)`` in [0, 1]."""
     decoded = m.tokenize(variables, "decode", m.tokenize(variables, "embed", tokens))
-    return parts.to_pixels(parts.from_square(decoded, m.spec))
+    return to_pixels(from_square(decoded, m.spec.observation_shape))
 
 
 def _see(m: Networks, variables: PyTree, records: Record) -> jax.Array:

@@ -1,4 +1,4 @@
-"""How the functions of IRIS and Delta-IRIS become a world model, or the losses of its phases."""
+"""How the functions of IRIS and Delta-IRIS become a world model."""
 
 import functools
 import math
@@ -8,26 +8,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from worldmodels_jax.models.iris_parts import Networks, TokenizerLoss, to_uint8
-from worldmodels_jax.models.world_model import Filter, Prediction, WorldModel
+from worldmodels_jax.models.iris_parts import Networks, TokenizerLoss
+from worldmodels_jax.models.world_model import Filter, Loss, Prediction, WorldModel
+from worldmodels_jax.ops.frames import to_uint8
 from worldmodels_jax.types import Metrics, PyTree, Record
-
-LossFunction = Callable[[PyTree, Record, jax.Array], tuple[jax.Array, tuple[PyTree, Metrics]]]
-
-
-class PhaseLosses(NamedTuple):
-    """The two losses whose weighted sum is the world model's, for training them in turn.
-
-    Each is ``(variables, batch (B, T, ...), key) -> loss, (new_model_state, metrics)``, unweighted,
-    and has a gradient to its own subtree of ``variables["params"]`` only.
-
-    Attributes:
-      tokenizer: trains ``params["tokenizer"]`` and updates the codebook.
-      world_model: trains ``params["dynamics"]`` on the tokens of the tokenizer as it is.
-    """
-
-    tokenizer: LossFunction
-    world_model: LossFunction
 
 
 class Functions(NamedTuple):
@@ -78,7 +62,6 @@ def bundle(
         records = jax.tree.map(lambda x: x[:, None], record)
         return state, functions.see(m, variables, records)[:, 0]
 
-    losses = separate(functions, m)
     return WorldModel(
         init=functools.partial(functions.init, local),
         loss=weighted_sum(
@@ -93,7 +76,7 @@ def bundle(
         log_likelihood=functools.partial(functions.log_likelihood, m),
         # A frame is all that the policy sees; the memory is its own.
         filter=Filter(lambda batch: (), follow),
-        parts={"tokenizer": losses.tokenizer, "dynamics": losses.world_model},
+        parts=separate(functions, m),
     )
 
 
@@ -101,7 +84,7 @@ def weighted_sum(
     scales: tuple[float, float],
     tokenizer: Callable[[PyTree, Record, jax.Array], TokenizerLoss],
     world_model: Callable[..., tuple[jax.Array, Metrics]],
-) -> LossFunction:
+) -> Loss:
     """The loss of both parts at once; a part of weight 0 is left out, its state included.
 
     Args:
@@ -128,22 +111,26 @@ def weighted_sum(
     return loss
 
 
-def separate(functions: Functions, m: Networks) -> PhaseLosses:
-    """The two losses that ``bundle`` adds, each on its own."""
+def separate(functions: Functions, m: Networks) -> dict[str, Loss]:
+    """The two losses that are added, each on its own and unweighted.
 
-    def first(
+    ``"tokenizer"`` trains the autoencoder and updates the codebook; ``"dynamics"`` trains the
+    transformer on the tokens of the autoencoder as it is.
+    """
+
+    def tokenizer(
         variables: PyTree, batch: Record, key: jax.Array
     ) -> tuple[jax.Array, tuple[PyTree, Metrics]]:
         got = functions.tokenizer_loss(m, variables, batch, key)
         return got.loss, (got.state, {"loss": got.loss, **got.metrics})
 
-    def second(
+    def dynamics(
         variables: PyTree, batch: Record, key: jax.Array
     ) -> tuple[jax.Array, tuple[PyTree, Metrics]]:
         loss, metrics = functions.world_model_loss(m, variables, batch, key, None)
         return loss, ({}, {"loss": loss, **metrics})
 
-    return PhaseLosses(first, second)
+    return {"tokenizer": tokenizer, "dynamics": dynamics}
 
 
 def check_starts(starts: int) -> None:

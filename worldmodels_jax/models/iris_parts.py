@@ -20,6 +20,7 @@ from worldmodels_jax.nn.iris_tokenizer import IrisTokenizer
 from worldmodels_jax.nn.quantiser import COLLECTION
 from worldmodels_jax.ops import twohot
 from worldmodels_jax.ops.collectives import masked_mean, pmean
+from worldmodels_jax.ops.frames import from_square, from_uint8, to_square
 from worldmodels_jax.types import EnvSpec, Metrics, PyTree, Record
 
 
@@ -34,8 +35,7 @@ class Networks(NamedTuple):
 
     def frames(self, batch: Record) -> jax.Array:
         """The observations ``(B, T, S, S, C)`` in [0, 1], padded to a square."""
-        unit = batch.observation.astype(jnp.float32) / 255.0
-        return to_square(unit, self.tokenizer.image_size)
+        return to_square(from_uint8(batch.observation), self.tokenizer.image_size)
 
     def tokenize(self, variables: PyTree, method: Any, *args: Any) -> Any:
         """A method of the tokenizer, by name, without update."""
@@ -100,32 +100,6 @@ def tokenizer_variables(variables: PyTree) -> PyTree:
     """The tokenizer's part of a model's variables."""
     state = {COLLECTION: variables[COLLECTION]} if COLLECTION in variables else {}
     return {"params": variables["params"]["tokenizer"], **state}
-
-
-# Frames
-
-
-def to_square(frames: jax.Array, size: int) -> jax.Array:
-    """Pads frames ``(..., H, W, C)`` with zeros, below and to the right, to ``(..., S, S, C)``."""
-    height, width = frames.shape[-3:-1]
-    pad = [(0, 0)] * (frames.ndim - 3) + [(0, size - height), (0, size - width), (0, 0)]
-    return jnp.pad(frames, pad)
-
-
-def from_square(frames: jax.Array, spec: EnvSpec) -> jax.Array:
-    """The inverse of ``to_square``."""
-    height, width = spec.observation_shape[:2]
-    return frames[..., :height, :width, :]
-
-
-def to_pixels(frames: jax.Array) -> jax.Array:
-    """Frames confined to [0, 1] and rounded to what uint8 can tell apart, still float32."""
-    return jnp.round(jnp.clip(frames, 0.0, 1.0) * 255.0) / 255.0
-
-
-def to_uint8(frames: jax.Array) -> jax.Array:
-    """Frames in [0, 1] as pixels 0..255."""
-    return jnp.round(frames * 255.0).astype(jnp.uint8)
 
 
 # Losses
@@ -263,10 +237,11 @@ def tokenizer_loss(
         tokenizer_variables(variables), method=run, mutable=[COLLECTION]
     )
     # What a frame was padded with is no target.
+    shape = m.spec.observation_shape
     loss, metrics = reconstruction_loss(
         m.config.tokenizer,
-        from_square(decoded, m.spec),
-        from_square(frames, m.spec),
+        from_square(decoded, shape),
+        from_square(frames, shape),
         valid,
         m.axis_name,
     )

@@ -17,6 +17,7 @@ from flax import linen as nn
 from worldmodels_jax.nn.conv import Conv4S2, ConvTranspose4S2
 from worldmodels_jax.nn.mlp import MLP
 from worldmodels_jax.ops import categorical, twohot
+from worldmodels_jax.ops.frames import from_uint8
 
 _CHUNK = 262_144  # pixels that are encoded at once
 
@@ -185,7 +186,7 @@ class Tokenizer(nn.Module):
     def target(self, observation: jax.Array) -> jax.Array:
         """Observations as the decoder predicts them: pixels in [0, 1], vectors in symlog space."""
         if self.is_image:
-            return observation.astype(jnp.float32) / 255.0
+            return from_uint8(observation)
         return twohot.symlog(observation.astype(jnp.float32))
 
     def encode(self, observation: jax.Array, key: jax.Array, train: bool = False) -> Posterior:
