@@ -26,9 +26,10 @@ import jax.numpy as jnp
 import numpy as np
 from absl import flags
 
-from experiments import common
+from experiments import common, offline
 from experiments.configs.dreamer_v3 import dreamer_v3_breakout, dreamer_v3_catch
 from worldmodels_jax import envs
+from worldmodels_jax.agents.actor_critic import ActorCriticConfig
 from worldmodels_jax.data.replay import Replay, sample
 from worldmodels_jax.files import replacing
 from worldmodels_jax.models.dreamer_v3_config import DreamerV3Config
@@ -60,6 +61,7 @@ def scaled(env: Environment, factor: float) -> Environment:
 def plain_heads(config: Config) -> Config:
     """Without what makes DreamerV3 indifferent to the scale of rewards."""
     assert isinstance(config.model, DreamerV3Config)
+    assert isinstance(config.agent, ActorCriticConfig)
     return dataclasses.replace(
         config,
         model=dataclasses.replace(config.model, reward_head="mse"),
@@ -211,26 +213,16 @@ def open_loop(seeds: int, count: int) -> dict[str, Any]:
         updates = make_updates(config.training, parts.world_model, parts.agent)
         collect = jax.jit(lambda key, env=parts.env: episodes(env, key, TRAINING_EPISODES))
 
-        def fit(key: jax.Array, ring: Replay, updates: Any = updates) -> Any:
-            def step(state: Any, step_key: jax.Array) -> Any:
-                key_sample, key_update = jax.random.split(step_key)
-                batch = updates.sample_world_model(ring, key_sample)
-                return updates.world_model(state, batch, key_update)
-
-            state = updates.init(key)
-            keys = jax.random.split(jax.random.fold_in(key, 1), count)
-            state, metrics = jax.lax.scan(step, state, keys)
-            return state.world_model.variables, metrics
-
-        fit, error = jax.jit(fit), jax.jit(lambda *a, m=parts.world_model: reward_errors(m, *a))
+        fit = jax.jit(lambda key, ring, u=updates: offline.train(u, ring, key, count))
+        error = jax.jit(lambda *a, m=parts.world_model: reward_errors(m, *a))
         for seed in range(seeds):
             started = time.monotonic()
             rings = []
             for number in (seed, 10_000 + seed):  # the latter is held out
                 records = collect(jax.random.key(number))
-                rings.append(Replay(records, jnp.int32(records.reward.shape[1])))
-            variables, history = fit(jax.random.key(seed), rings[0])
-            metrics = {name: x[-max(1, count // 10) :].mean() for name, x in history.items()}
+                rings.append(Replay(records, jnp.int32(records.reward.shape[1]), {}))
+            state, metrics = fit(jax.random.key(seed), rings[0])
+            variables = state.world_model.variables
             held_out = sample(rings[1], jax.random.key(seed), 1000, CONTEXT + HORIZON)
             errors = error(variables, held_out, jax.random.key(seed))
             ahead = held_out.reward[:, -1]

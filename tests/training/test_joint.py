@@ -9,14 +9,17 @@ import numpy as np
 import optax
 import pytest
 
+from experiments.configs.dreamer_v3 import dreamer_v3_dmc
 from experiments.configs.small import debug
 from worldmodels_jax.agents.actor_critic import ActorCriticConfig, make_actor_critic
 from worldmodels_jax.agents.imagination import dream_from, policy_of
+from worldmodels_jax.data.replay import empty_records
 from worldmodels_jax.models.dreamer_v3 import make_dreamer_v3
 from worldmodels_jax.models.dreamer_v3_config import DreamerV3Config
 from worldmodels_jax.training.config import Config, TrainingConfig
 from worldmodels_jax.training.learner import Learner, TrainState, gradient_step, make_updates
 from worldmodels_jax.training.metrics import METRICS_FILE, read_metrics
+from worldmodels_jax.training.model_config import make_world_model
 from worldmodels_jax.training.run import train
 from worldmodels_jax.types import EnvSpec, Record
 
@@ -179,6 +182,18 @@ def test_what_is_learnt_stays_float32_where_the_rest_is_not() -> None:
         jnp.dtype(jnp.float32),
         jnp.dtype(jnp.int32),
     }
+
+
+def test_frames_and_continuous_actions_are_trained_jointly() -> None:
+    config = dreamer_v3_dmc()
+    spec = EnvSpec("dmc", (64, 64, 3), "uint8", 6, False, 1000)
+    model = make_world_model(config.model, spec, None, jnp.float32)
+    agent = make_actor_critic(config.agent, model.feature_size, spec)
+    updates = make_updates(config.training, model, agent)
+    before = jax.eval_shape(updates.init, KEY)
+    batch = empty_records(spec, (config.training.batch_size, config.training.batch_length))
+    after, _ = jax.eval_shape(updates.parts["world_model"].step, before, batch, KEY)
+    assert jax.tree.map(jnp.shape, after) == jax.tree.map(jnp.shape, before)
 
 
 def test_the_slow_critic_follows_the_critic_of_after_the_step(without: tuple) -> None:
