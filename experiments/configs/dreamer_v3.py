@@ -18,7 +18,7 @@ The tiny presets have Adam with two learning rates, a shorter horizon and more e
 
 import dataclasses
 
-from experiments.configs.small import catch
+from experiments.configs.small import catch, on_breakout
 from worldmodels_jax.agents.actor_critic import ActorCriticConfig
 from worldmodels_jax.models import dreamer_v3_config as sizes
 from worldmodels_jax.training.config import Config, TrainingConfig
@@ -91,19 +91,7 @@ def dreamer_v3_catch() -> Config:
 
 def dreamer_v3_breakout() -> Config:
     """DreamerV3, a tiny one, on MinAtar Breakout."""
-    base = dreamer_v3_catch()
-    return dataclasses.replace(
-        base,
-        preset="dreamer_v3_breakout",
-        env=EnvConfig(name="Breakout-MinAtar", num_envs=4),
-        training=dataclasses.replace(
-            base.training,
-            steps=60_000,
-            warmup=2_000,
-            replay_capacity=60_000,
-            checkpoint_every=20_000,
-        ),
-    )
+    return on_breakout(dreamer_v3_catch(), "dreamer_v3_breakout")
 
 
 def dreamer_v3_cartpole() -> Config:

@@ -8,6 +8,7 @@ the neighbouring records there, which every loss and memory tells apart.
 
 import dataclasses
 
+from experiments.configs.small import on_breakout
 from worldmodels_jax.agents.recurrent_actor_critic import RecurrentActorCriticConfig
 from worldmodels_jax.models import iris_config as sizes
 from worldmodels_jax.training.config import Config, TokenizerTraining, TrainingConfig
@@ -76,43 +77,18 @@ def delta_iris_catch() -> Config:
 
 def iris_catch() -> Config:
     """IRIS with the sizes, the schedule and the four tokens of delta_iris_catch."""
-    base = delta_iris_catch()
-    assert isinstance(base.model, sizes.DeltaIrisConfig)
     # A frame of Catch is one of 250: four tokens of 64 codes hold it.
-    model = sizes.iris_tiny16(num_tokens=4)
-    tokenizer = dataclasses.replace(
-        base.model.tokenizer, kind="frame", num_tokens=model.tokenizer.num_tokens
-    )
-    model = dataclasses.replace(
-        model,
-        resnet=tokenizer,
-        world_model=dataclasses.replace(model.world_model, width=base.model.world_model.width),
-    )
-    return dataclasses.replace(base, preset="iris_catch", model=model)
+    return _with_frame_tokens(delta_iris_catch(), "iris_catch", 4)
 
 
 def delta_iris_breakout() -> Config:
     """Delta-IRIS, a tiny one, on MinAtar Breakout."""
-    base = delta_iris_catch()
-    return dataclasses.replace(
-        base,
-        preset="delta_iris_breakout",
-        env=EnvConfig(name="Breakout-MinAtar", num_envs=4),
-        training=dataclasses.replace(
-            base.training,
-            steps=60_000,
-            warmup=2_000,
-            replay_capacity=60_000,
-            agent_start=4_000,
-            checkpoint_every=20_000,
-        ),
-    )
+    return on_breakout(delta_iris_catch(), "delta_iris_breakout", agent_start=4_000)
 
 
 def iris_breakout() -> Config:
     """IRIS of 16 tokens a frame with the sizes and the schedule of delta_iris_breakout."""
-    base = delta_iris_breakout()
-    return dataclasses.replace(base, preset="iris_breakout", model=sizes.iris_tiny16())
+    return _with_frame_tokens(delta_iris_breakout(), "iris_breakout", 16)
 
 
 def delta_iris_craftax() -> Config:
@@ -223,6 +199,18 @@ def iris_atari100k() -> Config:
             ),
         ),
     )
+
+
+def _with_frame_tokens(base: Config, preset: str, num_tokens: int) -> Config:
+    """IRIS in the place of Delta-IRIS, with networks and training of the same sizes."""
+    assert isinstance(base.model, sizes.DeltaIrisConfig)
+    model, width = sizes.iris_tiny16(num_tokens), base.model.world_model.width
+    model = dataclasses.replace(
+        model,
+        resnet=dataclasses.replace(base.model.tokenizer, kind="frame", num_tokens=num_tokens),
+        world_model=dataclasses.replace(model.world_model, width=width),
+    )
+    return dataclasses.replace(base, preset=preset, model=model)
 
 
 def _iris_agent() -> RecurrentActorCriticConfig:

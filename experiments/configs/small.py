@@ -1,6 +1,7 @@
 """Presets that learn on two CPU cores."""
 
 import dataclasses
+from typing import Any
 
 from worldmodels_jax.agents.actor_critic import ActorCriticConfig
 from worldmodels_jax.models.git_storm import GitStormConfig, MaskGITConfig
@@ -50,19 +51,30 @@ def catch() -> Config:
 
 def minatar_breakout() -> Config:
     """GIT-STORM on MinAtar Breakout (10x10x4 planes), under 45 minutes on two CPU cores."""
-    base = catch()
+    base = on_breakout(catch(), "minatar_breakout")
     assert isinstance(base.model, GitStormConfig)
+    return dataclasses.replace(base, model=dataclasses.replace(base.model, channels=(32, 64)))
+
+
+def on_breakout(base: Config, preset: str, **training: Any) -> Config:
+    """What learns Catch, on MinAtar Breakout for 60,000 steps.
+
+    Args:
+      base: a preset of Catch.
+      preset: the new one's name.
+      **training: further fields of ``training``.
+    """
     return dataclasses.replace(
         base,
-        preset="minatar_breakout",
+        preset=preset,
         env=EnvConfig(name="Breakout-MinAtar", num_envs=4),
-        model=dataclasses.replace(base.model, channels=(32, 64)),
         training=dataclasses.replace(
             base.training,
             steps=60_000,
             warmup=2_000,
             replay_capacity=60_000,
             checkpoint_every=20_000,
+            **training,
         ),
     )
 

@@ -13,13 +13,13 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from worldmodels_jax.nn.quantiser import FrameCodes, Quantiser
+from worldmodels_jax.nn.quantiser import FrameCodes, FrameTokenizer, Quantiser
 from worldmodels_jax.nn.resnet import FrameDecoder, FrameEncoder, patchify, unpatchify
 
 _NORMAL = nn.initializers.normal(0.02)
 
 
-class DeltaTokenizer(nn.Module):
+class DeltaTokenizer(FrameTokenizer):
     """ResNet autoencoder with N tokens, each a square patch of the latent map.
 
     A token's patch is flattened (row, column, channel), projected to a code's size, quantised
@@ -165,32 +165,3 @@ class DeltaTokenizer(nn.Module):
             ]
         x = self.decoder(jnp.concatenate(inputs, -1))
         return x.reshape(*leading, *x.shape[1:])
-
-    def embed(self, tokens: jax.Array) -> jax.Array:
-        """Codes of tokens: ``(..., N) int32 -> (..., N, K)``."""
-        return self.quantiser.embed(tokens)
-
-    def update(self, codes: FrameCodes, valid: jax.Array, key: jax.Array) -> None:
-        """Let the codebook follow what it has quantised.
-
-        Args:
-          codes: of ``encode``.
-          valid: ``(...)`` bool, the frames that count.
-          key: a PRNG key.
-        """
-        valid = jnp.broadcast_to(valid[..., None], codes.tokens.shape)
-        self.quantiser.update(codes.inputs, codes.tokens, valid, key)
-
-    def entropy(self, codes: FrameCodes, valid: jax.Array) -> jax.Array:
-        """How evenly the codebook is used, in bits; see `Quantiser.entropy`."""
-        valid = jnp.broadcast_to(valid[..., None], codes.tokens.shape)
-        return self.quantiser.entropy(codes.tokens, valid)
-
-    def __call__(
-        self,
-        frame: jax.Array,
-        previous: jax.Array | None = None,
-        action: jax.Array | None = None,
-    ) -> jax.Array:
-        """Reconstruct frames."""
-        return self.decode(self.encode(frame, previous, action).vectors, previous, action)

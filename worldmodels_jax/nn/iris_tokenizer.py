@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from worldmodels_jax.nn.conv import conv4s2
-from worldmodels_jax.nn.quantiser import FrameCodes, Quantiser
+from worldmodels_jax.nn.quantiser import FrameCodes, FrameTokenizer, Quantiser
 from worldmodels_jax.nn.resnet import Conv, ResBlock, conv_patches, group_norm
 from worldmodels_jax.nn.same_conv import upsample_conv
 
@@ -76,7 +76,7 @@ class _Middle(nn.Module):
         return ResBlock(self.channels, _EPSILON, self.dtype, name="block_1")(x)
 
 
-class IrisTokenizer(nn.Module):
+class IrisTokenizer(FrameTokenizer):
     """VQGAN-style autoencoder with the methods of `DeltaTokenizer`, always of single frames.
 
     As many halvings as lead from S x S pixels to sqrt(N) x sqrt(N) latent cells; inside, frames are
@@ -186,24 +186,3 @@ class IrisTokenizer(nn.Module):
                 x = self.double[i - 1](x)
         x = self.decoder_out(nn.silu(self.decoder_norm(x))).astype(jnp.float32)
         return ((x + 1.0) / 2.0).reshape(*vectors.shape[:-2], *x.shape[1:])
-
-    def embed(self, tokens: jax.Array) -> jax.Array:
-        """Codes of tokens: ``(..., N) int32 -> (..., N, K)``."""
-        return self.quantiser.embed(tokens)
-
-    def update(self, codes: FrameCodes, valid: jax.Array, key: jax.Array) -> None:
-        """Nothing: this codebook is trained by gradient."""
-
-    def entropy(self, codes: FrameCodes, valid: jax.Array) -> jax.Array:
-        """How evenly the codebook is used, in bits; see `Quantiser.entropy`."""
-        valid = jnp.broadcast_to(valid[..., None], codes.tokens.shape)
-        return self.quantiser.entropy(codes.tokens, valid)
-
-    def __call__(
-        self,
-        frame: jax.Array,
-        previous: jax.Array | None = None,
-        action: jax.Array | None = None,
-    ) -> jax.Array:
-        """Reconstruct frames."""
-        return self.decode(self.encode(frame).vectors)

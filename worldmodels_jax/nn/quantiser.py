@@ -249,3 +249,36 @@ class Quantiser(nn.Module):
         assigned = jax.nn.one_hot(tokens, self.num_codes) * valid[..., None]
         count = assigned.reshape(-1, self.num_codes).sum(0)
         return usage_entropy(psum(count, self.axis_name))
+
+
+class FrameTokenizer(nn.Module):
+    """What frame tokenizers share; a subclass has ``encode``, ``decode`` and a quantiser."""
+
+    def embed(self, tokens: jax.Array) -> jax.Array:
+        """Codes of tokens: ``(..., N) int32 -> (..., N, K)``."""
+        return self.quantiser.embed(tokens)
+
+    def update(self, codes: FrameCodes, valid: jax.Array, key: jax.Array) -> None:
+        """Let the codebook follow what it has quantised, unless it is trained by gradient.
+
+        Args:
+          codes: of ``encode``.
+          valid: ``(...)`` bool, the frames that count.
+          key: a PRNG key.
+        """
+        valid = jnp.broadcast_to(valid[..., None], codes.tokens.shape)
+        self.quantiser.update(codes.inputs, codes.tokens, valid, key)
+
+    def entropy(self, codes: FrameCodes, valid: jax.Array) -> jax.Array:
+        """How evenly the codebook is used, in bits; see `Quantiser.entropy`."""
+        valid = jnp.broadcast_to(valid[..., None], codes.tokens.shape)
+        return self.quantiser.entropy(codes.tokens, valid)
+
+    def __call__(
+        self,
+        frame: jax.Array,
+        previous: jax.Array | None = None,
+        action: jax.Array | None = None,
+    ) -> jax.Array:
+        """Reconstruct frames."""
+        return self.decode(self.encode(frame, previous, action).vectors, previous, action)
