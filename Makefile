@@ -9,7 +9,7 @@ CONFIG ?= catch
 
 $(STAMP): pyproject.toml setup.cfg
 	@test -x $(PY) || $(PYTHON) -m venv $(VENV)
-	$(PY) -m pip install --quiet --disable-pip-version-check --editable '.[atari,dmc,craftax,gymnasium,eval,dev]'
+	$(PY) -m pip install --quiet --disable-pip-version-check --editable '.[atari,dmc,craftax,gymnasium,data,eval,dev]'
 	@touch $@
 
 setup: $(STAMP)

@@ -50,7 +50,7 @@ def episodes_of(records: Record, length: int, count: int) -> Record:
     if len(begins) < count:
         raise ValueError(
             f"{total} records hold the beginnings of {len(begins)} episodes, not of {count}: raise "
-            "--steps, or lower --episodes."
+            "--steps, or lower --held_out."
         )
     rows = begins[:, None] + np.arange(length)
     return jax.tree.map(lambda x: np.asarray(x)[rows], records)
@@ -174,7 +174,7 @@ def main(overrides: dict[str, str]) -> None:
         seeds=given.seeds,
         updates=given.updates,
         steps=given.steps,
-        episodes=given.episodes,
+        episodes=given.held_out,
         context=given.context,
         horizon=given.horizon,
     )
@@ -202,7 +202,7 @@ if __name__ == "__main__":
     flags.DEFINE_integer("seeds", 3, "Seeds, from 0.", lower_bound=1)
     flags.DEFINE_integer("updates", 1_000, "Updates of each kind.", lower_bound=1)
     flags.DEFINE_integer("steps", 10_000, "Random steps of experience.", lower_bound=100)
-    flags.DEFINE_integer("episodes", 64, "Held-out episodes of a seed.", lower_bound=1)
+    flags.DEFINE_integer("held_out", 64, "Episodes of a seed that are predicted.", lower_bound=1)
     flags.DEFINE_integer("context", 4, "Frames shown.", lower_bound=1)
     flags.DEFINE_integer("horizon", 8, "Frames predicted.", lower_bound=1)
     flags.DEFINE_string("out", "results/video_comparison.json", "Where the table is written.")

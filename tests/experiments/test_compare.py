@@ -1,6 +1,8 @@
 """The comparisons of all systems, with the debug preset in the place of the small ones."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -141,3 +143,21 @@ def test_offline_training_makes_every_update_but_the_agents(config: Config) -> N
     ]
     assert all(moved)
     assert np.isfinite(metrics["loss"])
+
+
+def test_every_program_that_compares_knows_its_flags() -> None:
+    """Each in a process of its own: flags of modules that one imports may be called alike."""
+    programs = ("compare", "video_comparison", "token_experiments", "dreamer_experiments")
+    started = {
+        name: subprocess.Popen(
+            [sys.executable, "-m", f"experiments.{name}", "--help"],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for name in programs
+    }
+    for name, process in started.items():
+        text = process.communicate(timeout=300)[0]
+        assert "--seeds" in text, text
+        assert "--out" in text, name
