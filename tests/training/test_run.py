@@ -143,8 +143,8 @@ def test_a_loaded_run_acts(trained: Path) -> None:
     state, time_step = run.env.reset(jax.random.key(0))
     memory, action = jax.jit(run.act)(run.memory(), time_step, jax.random.key(1))
     assert action.shape == (1,)
-    assert memory.action[0, -1] == action[0]
-    np.testing.assert_array_equal(memory.observation[:, -1], time_step.observation)
+    assert memory.records.action[0, -1] == action[0]
+    np.testing.assert_array_equal(memory.records.observation[:, -1], time_step.observation)
     _, time_step = run.env.step(state, action, jax.random.key(2))
     assert not time_step.is_first[0]
 
