@@ -235,7 +235,8 @@ class RSSM(nn.Module):
         def step(
             rssm: RSSM, state: State, inputs: tuple[jax.Array, ...]
         ) -> tuple[State, tuple[State, jax.Array]]:
-            state, log_probs = rssm.update(state, *inputs)
+            x, previous_action, first, step_key = inputs
+            state, log_probs = rssm.update(state, x, previous_action, first, step_key, start)
             return state, (state, log_probs)
 
         scan = nn.scan(step, variable_broadcast="params", split_rngs={"params": False})
@@ -250,6 +251,7 @@ class RSSM(nn.Module):
         action: jax.Array,
         is_first: jax.Array,
         key: jax.Array,
+        initial: State | None = None,
     ) -> tuple[State, jax.Array]:
         """The posterior state a step later, and log q ``(B, N, V)``.
 
@@ -259,10 +261,13 @@ class RSSM(nn.Module):
           action: ``(B, A)``, a_{t-1}; not used where an episode begins.
           is_first: ``(B,)`` bool.
           key: a PRNG key.
+          initial: ``initial(B)``, where it is at hand: a scan need not make it at every step.
         """
+        if initial is None:
+            initial = self.initial(is_first.shape[0])
         state = jax.tree.map(
             lambda new, old: jnp.where(jnp.expand_dims(is_first, range(1, old.ndim)), new, old),
-            self.initial(is_first.shape[0]),
+            initial,
             state,
         )
         deter = self.advance(state, jnp.where(is_first[:, None], 0.0, action))
