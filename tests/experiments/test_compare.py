@@ -115,7 +115,7 @@ def test_models_are_trained_on_one_replay_and_shown(
     assert frames.shape == (3, 6, 10, 5, 3)
     first, again = rows["one"][0], rows["again"][0]
     assert {**first, "minutes": 0} == {**again, "minutes": 0}
-    # Since the last frame the ball has moved, and the paddle may have: 2 or 4 of 50 pixels are wrong.
+    # The ball has moved since, and the paddle may have: 2 or 4 of 50 pixels are wrong.
     last = rows[video_comparison.LAST_FRAME][0]["psnr"]
     assert 10 * np.log10(50 / 4) <= last <= 10 * np.log10(50 / 2)
     table = video_comparison.summary(rows)
