@@ -26,7 +26,7 @@ from worldmodels_jax.evaluation import cost
 from worldmodels_jax.evaluation.scores import bootstrap_interval
 from worldmodels_jax.files import replacing
 from worldmodels_jax.training.config import Config
-from worldmodels_jax.training.load import saved_steps
+from worldmodels_jax.training.load import read_config, saved_steps
 from worldmodels_jax.training.metrics import read_metrics
 from worldmodels_jax.training.parts import build
 from worldmodels_jax.training.run import train
@@ -90,8 +90,9 @@ def run(config: Config, directory: Path, seeds: int) -> dict[str, Any]:
       StoppedError: by a signal, with a checkpoint saved.
     """
     path = directory / "evaluation.json"
-    done = saved_steps(directory)[-1:] if path.exists() else []
-    if done != [config.training.steps]:
+    # Another config, or other seeds, are for ``train`` to refuse, or to go on with.
+    same = path.exists() and read_config(directory)[:3] == (config, 0, seeds)
+    if not same or saved_steps(directory)[-1:] != [config.training.steps]:
         with common.stop_signals() as should_stop:
             train(config, directory, num_seeds=seeds, should_stop=should_stop)
         if should_stop():

@@ -47,7 +47,7 @@ from worldmodels_jax.ops import twohot
 from worldmodels_jax.types import EnvSpec, PyTree, Record
 
 # Four types of tile, the last of them rewarded: where it lies, only frames tell.
-REWARDED = {"probabilities": (0.5, 0.15, 0.15, 0.2), "reward_tile": 3}
+REWARDED: dict[str, Any] = {"probabilities": (0.5, 0.15, 0.15, 0.2), "reward_tile": 3}
 SPEED_BATCH, SPEED_STEPS = 16, 15
 
 
@@ -100,7 +100,7 @@ def compare_i_tokens(seed: int, budget: Budget) -> dict[str, Any]:
     Returns:
       Held-out losses ``with`` and ``without``, and what they are to be compared with.
     """
-    env, base = make_scroll_grid(**REWARDED), configuration("delta", 4)  # type: ignore[arg-type]
+    env, base = make_scroll_grid(**REWARDED), configuration("delta", 4)
     key_train, key_test, key_fit, key_dynamics = jax.random.split(jax.random.key(seed), 4)
     records, _ = experience(env, key_train, budget.episodes)
     held_out, _ = experience(env, key_test, budget.held_out)

@@ -25,7 +25,6 @@ from absl import flags
 
 from experiments import common, compare, offline
 from experiments.benchmark import machine
-from worldmodels_jax.data.replay import Replay
 from worldmodels_jax.evaluation import cost, video
 from worldmodels_jax.evaluation.scores import bootstrap_interval
 from worldmodels_jax.files import replacing
@@ -108,14 +107,11 @@ def evaluate_models(
         samplers = tuple(steps_of.parts) if config.training.sampling == "episodes" else ()
         collect = jax.jit(functools.partial(offline.experience, config, steps=steps))
 
-        def fit(replay: Replay, key: jax.Array, of=steps_of) -> Any:  # type: ignore[no-untyped-def]
-            return offline.train(of, replay, key, updates)[0].world_model.variables
-
-        run = jax.jit(fit)
+        fit = jax.jit(lambda replay, key, of=steps_of: offline.train(of, replay, key, updates)[0])
         for seed in range(seeds):
             started = time.monotonic()
             replay = offline.as_replay(collect(jax.random.key(seed)), samplers)
-            variables = run(replay, jax.random.key(seed))
+            variables = fit(replay, jax.random.key(seed)).world_model.variables
             held_out = collect(jax.random.key(_HELD_OUT_SEED + seed))
             real = episodes_of(held_out, length, episodes)
             predicted = video.predict(

@@ -1,12 +1,14 @@
 """The recurrent actor-critic, against a slow version that acts frame by frame in NumPy loops."""
 
 import dataclasses
+import functools
 import math
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.special
 
 from worldmodels_jax.agents.actor_critic import Dream, History
 from worldmodels_jax.agents.recurrent_actor_critic import (
@@ -68,9 +70,8 @@ def numpy_lstm(params, state, x):
     gates = x @ params["input"]["kernel"] + params["input"]["bias"]
     gates = gates + h @ params["recurrent"]["kernel"] + params["recurrent"]["bias"]
     i, f, g, o = np.split(np.asarray(gates, np.float64), 4, -1)
-    sigmoid = lambda z: 1 / (1 + np.exp(-z))  # noqa: E731
-    c = sigmoid(f) * c + sigmoid(i) * np.tanh(g)
-    return sigmoid(o) * np.tanh(c), c
+    c = scipy.special.expit(f) * c + scipy.special.expit(i) * np.tanh(g)
+    return scipy.special.expit(o) * np.tanh(c), c
 
 
 def test_the_lstm_is_that_of_the_equations():
@@ -167,7 +168,7 @@ def test_the_loss_is_that_of_a_policy_that_acts_frame_by_frame(setup):
                 critic.append(-share * log_q[k] - (1 - share) * log_q[k + 1])
             weights.append(alive if config.mask_after_end else 1.0)
             alive *= goes_on[t, b]
-    mean = lambda x: np.average(x, weights=weights)  # noqa: E731
+    mean = functools.partial(np.average, weights=weights)
     np.testing.assert_allclose(metrics["actor_loss"], mean(actor), rtol=2e-4)
     np.testing.assert_allclose(metrics["critic_loss"], mean(critic), rtol=2e-4)
     np.testing.assert_allclose(metrics["actor_entropy"], mean(entropy), rtol=1e-4)

@@ -46,7 +46,9 @@ def test_a_row_is_what_was_trained_and_evaluated_and_is_kept(
         raise AssertionError("it was trained already")
 
     monkeypatch.setattr(compare, "train", fail)
-    assert compare.run(config, tmp_path / "row", 2) == {**row, "interval_95": row["interval_95"]}
+    assert compare.run(config, tmp_path / "row", 2) == row
+    with pytest.raises(AssertionError, match="trained already"):
+        compare.run(config, tmp_path / "row", 3)  # another number of seeds is not what is there
     text = compare.describe({"Catch-bsuite": {"STORM": row}}, 80)
     assert f"| STORM | {row['mean']:.2f} [" in text
     assert "80 agent steps, 2 seeds, 4 episodes a seed" in text

@@ -32,6 +32,18 @@ def test_presets_are_valid_and_carry_their_name(name: str) -> None:
         ({"training.agent_ratio": "1e-5"}, r"agent_ratio=1e-05 is no number .* at least 0\.0001"),
         ({"training.world_model_ratio": "inf"}, r"world_model_ratio=inf is no number of updates"),
         ({"env.num_envs": "0"}, r"env\.num_envs=0"),
+        ({"training.tokenizer.lr": "1e-3"}, r"its ratio=0 trains the tokenizer with the rest"),
+        (
+            {"training.world_model_first": "5", "training.world_model_ratio": "0"},
+            r"world_model_first=5 are updates beside others",
+        ),
+        ({"training.epoch": "7"}, r"epoch=7 .* a multiple of env\.num_envs=2"),
+        ({"training.sampling_power": "1"}, r"sampling_power=1\.0 is for episodes"),
+        ({"training.exploration": "1.5"}, r"exploration=1\.5 is no share"),
+        (
+            {"training.optimiser": "laprop", "training.world_model_decay": "0.1"},
+            r"optimiser=laprop has no weight decay",
+        ),
         ({"training.batch_length": "1"}, r"batch_length=1 holds no transition"),
         ({"training.batch_length": "17"}, r"batch_length = 17 .* raise model\.max_length=16 to at"),
         ({"training.horizon": "20"}, r"dream_context \+ training\.horizon = 23 .* at least 23"),

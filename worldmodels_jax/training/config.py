@@ -172,6 +172,16 @@ def validate(config: Config) -> None:
         raise ValueError(f"env.workers={config.env.workers} must be 0 (no processes) or more.")
     _check_numbers("training", t)
     _check_numbers("training.tokenizer", t.tokenizer)
+    if t.tokenizer != TokenizerTraining() and not t.tokenizer.ratio:
+        raise ValueError(
+            "training.tokenizer has fields that differ from their defaults, but its ratio=0 trains "
+            "the tokenizer with the rest: set training.tokenizer.ratio, or leave the fields alone."
+        )
+    if t.world_model_first and not t.world_model_ratio:
+        raise ValueError(
+            f"training.world_model_first={t.world_model_first} are updates beside others, but "
+            "training.world_model_ratio=0 makes none: set the ratio, or first to 0."
+        )
     if t.replay_value_scale and not t.joint:
         raise ValueError(
             f"training.replay_value_scale={t.replay_value_scale} weighs a loss of joint updates: "
