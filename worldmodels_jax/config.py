@@ -13,7 +13,7 @@ import re
 import types
 import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, Union
 
 from worldmodels_jax.config_fields import (
     UNIONS,
@@ -116,7 +116,8 @@ def to_dict(config: Any) -> dict[str, Any]:
 def from_dict(cls: type[Config], mapping: Mapping[str, Any]) -> Config:
     """Inverts ``to_dict``: builds a ``cls`` from nested dicts, as read from JSON.
 
-    A field whose type is a union of sections takes the one whose fields fit.
+    A field whose type is a union of sections takes the one whose fields fit; one whose type has
+    subclasses takes the subclass whose fields fit, among those that are imported.
 
     Raises:
       ConfigError: unknown, missing or ill-typed keys; two sections of a union that fit equally.
@@ -205,7 +206,10 @@ def _encode(value: Any, path: str) -> Any:
 def _decode(value: Any, hint: Any, path: str) -> Any:
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if dataclasses.is_dataclass(hint):
-        return _decode_section(value, hint, path)
+        kinds = _kinds(hint)
+        if len(kinds) > 1:
+            return _decode_union(value, Union[*kinds], path)
+        return _decode_section(value, kinds[0], path)
     if origin in UNIONS:
         return _decode_union(value, hint, path)
     if origin is tuple and isinstance(value, list | tuple):
@@ -225,6 +229,12 @@ def _decode(value: Any, hint: Any, path: str) -> Any:
     if not fits:
         raise ConfigError(_ill_typed(path, value, hint))
     return float(value) if hint is float else value
+
+
+def _kinds(cls: Any) -> list[Any]:
+    """The classes that a section of a type may be: those that have no subclass of their own."""
+    below = [kind for sub in cls.__subclasses__() for kind in _kinds(sub)]
+    return below or [cls]
 
 
 def _decode_section(value: Any, cls: Any, path: str) -> Any:

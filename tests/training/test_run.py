@@ -13,8 +13,9 @@ import pytest
 
 from worldmodels_jax.training.checkpoint import CheckpointError
 from worldmodels_jax.training.config import Config
+from worldmodels_jax.training.drive import summarise
 from worldmodels_jax.training.metrics import read_metrics
-from worldmodels_jax.training.run import load, read_config, select_seed, summarise, train
+from worldmodels_jax.training.run import load, read_config, select_seed, train
 
 
 def _with(config: Config, **training: Any) -> Config:

@@ -2,7 +2,8 @@
 
 A checkpoint has three items: ``train`` (all that gradient steps change; enough to act, evaluate
 and dream), ``loop`` (replay, environments, keys, counters: the rest of what a resumed run needs)
-and ``extra`` (JSON: the state of host environments).
+and ``extra`` (JSON: the state of host environments). The state of any loop is a NamedTuple whose
+field ``train`` is the first of them.
 """
 
 import json
@@ -18,8 +19,6 @@ import numpy as np
 import orbax.checkpoint as ocp
 import tensorstore
 
-from worldmodels_jax.training.learner import TrainState
-from worldmodels_jax.training.online import LoopState
 from worldmodels_jax.types import PyTree
 
 _BYTES_PER_ARRAY = 2048  # its name, shape and placement, which orbax writes several times
@@ -38,7 +37,7 @@ class Checkpoints(NamedTuple):
         """Agent steps of the finished checkpoints, oldest first."""
         return sorted(self.manager.all_steps())
 
-    def save(self, step: int, state: LoopState, extra: dict[str, Any]) -> None:
+    def save(self, step: int, state: Any, extra: dict[str, Any]) -> None:
         """Start saving; returns once the device buffers may be overwritten.
 
         Args:
@@ -62,7 +61,7 @@ class Checkpoints(NamedTuple):
                 step,
                 args=ocp.args.Composite(
                     train=ocp.args.StandardSave(state.train),
-                    loop=ocp.args.StandardSave(state._replace(train=())),  # type: ignore[arg-type]
+                    loop=ocp.args.StandardSave(state._replace(train=())),
                     extra=ocp.args.JsonSave(extra),
                 ),
             )
@@ -103,7 +102,7 @@ class Checkpoints(NamedTuple):
             "once there is room."
         )
 
-    def restore(self, step: int, like: LoopState) -> tuple[LoopState, dict[str, Any]]:
+    def restore(self, step: int, like: Any) -> tuple[Any, dict[str, Any]]:
         """Everything a run needs to go on.
 
         Args:
@@ -116,12 +115,12 @@ class Checkpoints(NamedTuple):
         items = self._restore(
             step,
             train=ocp.args.StandardRestore(like.train),
-            loop=ocp.args.StandardRestore(like._replace(train=())),  # type: ignore[arg-type]
+            loop=ocp.args.StandardRestore(like._replace(train=())),
             extra=ocp.args.JsonRestore(),
         )
         return items["loop"]._replace(train=items["train"]), items["extra"]
 
-    def restore_train(self, step: int, like: TrainState) -> TrainState:
+    def restore_train(self, step: int, like: PyTree) -> Any:
         """Only what is learned, without the replay.
 
         Args:
@@ -227,7 +226,7 @@ def _size(count: int) -> str:
     return f"{count / 1e6:,.1f} MB"
 
 
-def _room_needed(state: LoopState, free: int) -> int:
+def _room_needed(state: PyTree, free: int) -> int:
     """Bytes that a checkpoint may take; compressed as orbax does if it would not fit as it is."""
     leaves = [
         jax.random.key_data(x) if jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key) else x

@@ -1,7 +1,6 @@
 """Loading a run: to act, evaluate, dream, or go on from it."""
 
 import dataclasses
-import json
 from pathlib import Path
 from typing import NamedTuple
 
@@ -9,16 +8,22 @@ import jax
 
 from worldmodels_jax import envs
 from worldmodels_jax.agents.acting import Memory
-from worldmodels_jax.config import from_dict
 from worldmodels_jax.training.checkpoint import CheckpointError, abstract, open_checkpoints
 from worldmodels_jax.training.config import Config
+from worldmodels_jax.training.directory import (
+    CHECKPOINTS,
+    choose_step,
+    is_fit,
+    read_saved,
+    saved_steps,
+    seed_index,
+)
 from worldmodels_jax.training.learner import TrainState, make_updates
 from worldmodels_jax.training.online import SEED_AXES
 from worldmodels_jax.training.parts import EnvSource, Parts, build
 from worldmodels_jax.types import Environment, TimeStep
 
-CONFIG_FILE = "config.json"
-CHECKPOINTS = "checkpoints"
+__all__ = ["CHECKPOINTS", "LoadedRun", "SavedConfig", "load", "read_config", "saved_steps"]
 
 
 class SavedConfig(NamedTuple):
@@ -41,22 +46,14 @@ def read_config(directory: Path) -> SavedConfig:
     """The config of a run, its first seed and the number of seeds.
 
     Raises:
-      CheckpointError: if the directory holds no run.
+      CheckpointError: if the directory holds no run, or not of this kind.
     """
-    path = directory / CONFIG_FILE
-    if not path.exists():
+    if is_fit(directory):
         raise CheckpointError(
-            f"{directory} holds no run (no {CONFIG_FILE}): give --run the directory that a "
-            "training command printed, e.g. runs/catch."
+            f"{directory} holds a run of experiments.fit, which has no agent: look at it with "
+            f"python -m experiments.evaluate --run={directory}."
         )
-    try:
-        saved = json.loads(path.read_text())
-        return SavedConfig(**{**saved, "config": from_dict(Config, saved["config"])})
-    except (ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(
-            f"{path} is not a config this version can read ({error}): it was damaged or written by "
-            "another version. Nothing was changed; start a new run in another --run directory."
-        ) from error
+    return SavedConfig(**read_saved(directory, Config))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -125,26 +122,11 @@ def load(
             f"{directory} was trained in an environment of your own, {own_environment!r}, which a "
             "command cannot make again: call worldmodels_jax.training.run.load(directory, env=...)."
         )
-    index = 0 if seed is None else seed - first
-    if not 0 <= index < count:
-        raise CheckpointError(
-            f"{directory} holds seeds {first}..{first + count - 1}, not seed {seed}."
-        )
+    index = seed_index(directory, seed, first, count)
     parts = build(config, env)
     checkpoints = open_checkpoints(directory / CHECKPOINTS, read_only=True)
     try:
-        steps = checkpoints.steps()
-        if not steps:
-            raise CheckpointError(
-                f"{directory} holds no finished checkpoint yet: train for at least "
-                f"training.checkpoint_every={config.training.checkpoint_every} steps."
-            )
-        if step not in (None, *steps):
-            raise CheckpointError(
-                f"{directory} holds checkpoints at steps {', '.join(map(str, steps))}, "
-                f"not at {step}."
-            )
-        step = steps[-1] if step is None else step
+        step = choose_step(checkpoints, step, config.training.checkpoint_every)
         updates = make_updates(config.training, parts.world_model, parts.agent)
         like = jax.eval_shape(updates.init, jax.random.key(0))
         if count > 1:
@@ -155,15 +137,6 @@ def load(
     if count > 1:
         state = select_seed(state, index)
     return LoadedRun(directory, config, first + index, step, parts, state)
-
-
-def saved_steps(directory: Path) -> list[int]:
-    """Agent steps of a run's finished checkpoints, oldest first."""
-    checkpoints = open_checkpoints(directory / CHECKPOINTS, read_only=True)
-    try:
-        return checkpoints.steps()
-    finally:
-        checkpoints.close()
 
 
 def select_seed(train: TrainState, index: int) -> TrainState:

@@ -17,7 +17,8 @@ from worldmodels_jax.agents.acting import Actor, Memory, newest
 from worldmodels_jax.data.replay import Replay, add, init_replay
 from worldmodels_jax.ops.collectives import per_device, psum
 from worldmodels_jax.training.config import Config, updates_per_iteration, warmup_iterations
-from worldmodels_jax.training.learner import TrainState, Update, Updates
+from worldmodels_jax.training.gradient import TrainState, repeat
+from worldmodels_jax.training.learner import Update, Updates
 from worldmodels_jax.types import Environment, EnvSpec, Metrics, PyTree, TimeStep
 
 
@@ -82,30 +83,6 @@ SEED_AXES = LoopState(
 
 # Draws are those of one sampler, see ``Replay.draws``; () where records are sampled uniformly.
 _Repeated = tuple[TrainState, PyTree]
-
-
-def _repeat(
-    step: Callable[[_Repeated, jax.Array], tuple[_Repeated, Metrics]],
-    state: _Repeated,
-    key: jax.Array,
-    due: jax.Array,
-    most: int,
-) -> tuple[_Repeated, Metrics]:
-    """Run ``step`` ``due`` times out of at most ``most``; metrics are means, 0 if none was due."""
-    if most == 0:
-        return state, {}
-    shapes = jax.eval_shape(step, state, key)[1]
-    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
-    if most == 1:
-        return jax.lax.cond(due > 0, step, lambda state, key: (state, zeros), state, key)
-
-    def body(index: jax.Array, carry: tuple[_Repeated, Metrics]) -> tuple[_Repeated, Metrics]:
-        state, total = carry
-        state, metrics = step(state, jax.random.fold_in(key, index))
-        return state, jax.tree.map(jnp.add, total, metrics)
-
-    state, total = jax.lax.fori_loop(0, due, body, (state, zeros))
-    return state, jax.tree.map(lambda x: x / jnp.maximum(due, 1), total)
 
 
 class _Schedule(NamedTuple):
@@ -235,7 +212,7 @@ def make_halves(
             due, is_first = schedules[name].due(state.iteration)
             step = functools.partial(sample_and_update, replay, update)
             draws: PyTree = replay.draws.get(name, ())
-            (train, drawn), values = _repeat(
+            (train, drawn), values = repeat(
                 step, (train, draws), per_device(key_update, axis_name), due, schedules[name].most
             )
             if name in replay.draws:
