@@ -374,3 +374,53 @@ def test_split_flags_of_another_name_and_after_the_dashes() -> None:
 def test_split_flags_without_value(argv: list[str]) -> None:
     with pytest.raises(ConfigError, match=r"--config\.flag has no value; write --config\.flag="):
         config_lib.split_flags(argv)
+
+
+@dataclasses.dataclass(frozen=True)
+class Kind:
+    """A section whose fields its subclasses have."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Round(Kind):
+    """Attributes:
+    radius: of it.
+    """
+
+    radius: float = 1.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Square(Kind):
+    """Attributes:
+    side: of it.
+    """
+
+    side: float = 2.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Drawing:
+    """Attributes:
+    kind: what is drawn.
+    """
+
+    kind: Kind
+
+
+@pytest.mark.parametrize("kind", [Round(3.0), Square(4.0)])
+def test_a_section_of_a_bare_type_is_found_among_its_subclasses(kind: Kind) -> None:
+    drawing = Drawing(kind)
+    assert config_lib.from_dict(Drawing, config_lib.to_dict(drawing)) == drawing
+
+
+def test_a_section_that_no_subclass_fits_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"kind=\{'edge': 1.0\} is ill-typed; expected .*Round"):
+        config_lib.from_dict(Drawing, {"kind": {"edge": 1.0}})
+
+
+def test_the_fields_of_a_subclass_can_be_overridden() -> None:
+    drawing = config_lib.apply_overrides(Drawing(Square()), {"kind.side": "5"})
+    assert drawing == Drawing(Square(5.0))
+    with pytest.raises(ConfigError, match="radius"):
+        config_lib.apply_overrides(Drawing(Square()), {"kind.radius": "5"})

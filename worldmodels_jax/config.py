@@ -116,8 +116,8 @@ def to_dict(config: Any) -> dict[str, Any]:
 def from_dict(cls: type[Config], mapping: Mapping[str, Any]) -> Config:
     """Inverts ``to_dict``: builds a ``cls`` from nested dicts, as read from JSON.
 
-    A field whose type is a union of sections takes the one whose fields fit; one whose type has
-    subclasses takes the subclass whose fields fit, among those that are imported.
+    A field whose type is a union of sections takes the one whose fields fit; one whose type is a
+    dataclass without fields takes the subclass whose fields fit, among those that are imported.
 
     Raises:
       ConfigError: unknown, missing or ill-typed keys; two sections of a union that fit equally.
@@ -206,10 +206,9 @@ def _encode(value: Any, path: str) -> Any:
 def _decode(value: Any, hint: Any, path: str) -> Any:
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if dataclasses.is_dataclass(hint):
-        kinds = _kinds(hint)
-        if len(kinds) > 1:
+        if kinds := _descendants(hint):
             return _decode_union(value, Union[*kinds], path)
-        return _decode_section(value, kinds[0], path)
+        return _decode_section(value, hint, path)
     if origin in UNIONS:
         return _decode_union(value, hint, path)
     if origin is tuple and isinstance(value, list | tuple):
@@ -231,10 +230,11 @@ def _decode(value: Any, hint: Any, path: str) -> Any:
     return float(value) if hint is float else value
 
 
-def _kinds(cls: Any) -> list[Any]:
-    """The classes that a section of a type may be: those that have no subclass of their own."""
-    below = [kind for sub in cls.__subclasses__() for kind in _kinds(sub)]
-    return below or [cls]
+def _descendants(cls: Any) -> list[Any]:
+    """The classes that a section may be whose type says nothing itself: all below it."""
+    if dataclasses.fields(cls):
+        return []
+    return [kind for sub in cls.__subclasses__() for kind in [*_descendants(sub), sub]]
 
 
 def _decode_section(value: Any, cls: Any, path: str) -> Any:

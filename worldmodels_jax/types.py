@@ -5,7 +5,7 @@ L horizon, E environments, S seeds.
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, Protocol
 
 import jax
@@ -34,6 +34,21 @@ class EnvSpec:
     num_actions: int
     discrete: bool
     max_episode_steps: int
+
+
+@dataclasses.dataclass(frozen=True)
+class DataSpec:
+    """What a system that learns from a data set must know of it.
+
+    Attributes:
+      name: of the set, e.g. ``"sprites16"``.
+      shapes: of one example's arrays by name, e.g. ``{"image": (64, 64, 3)}``.
+      num_train: N, examples trained on.
+    """
+
+    name: str
+    shapes: Mapping[str, tuple[int, ...]]
+    num_train: int
 
 
 class TimeStep(NamedTuple):

@@ -95,3 +95,42 @@ def test_large_gradients_are_clipped_before_they_are_scaled():
     updates = updates_of(optimisers.laprop(1.0, warmup=0), gradients, jnp.ones(1))
     same = updates_of(optimisers.laprop(1.0, warmup=0), gradients.at[2].set(0.3), jnp.ones(1))
     np.testing.assert_allclose(updates, same, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "rates"),
+    [
+        ("constant", [0.0, 0.25, 0.5, 0.5, 0.5, 0.5, 0.5]),
+        ("linear", [0.0, 0.25, 0.5, 0.375, 0.25, 0.125, 0.0]),
+        # 0.25 (1 + cos(pi t / 4))
+        ("cosine", [0.0, 0.25, 0.5, 0.426777, 0.25, 0.073223, 0.0]),
+    ],
+)
+def test_the_rate_of_scheduled_adam(schedule, rates):
+    # A constant gradient's update is the rate, once the moments are corrected for their start.
+    optimiser = optimisers.scheduled_adam(0.5, 6, warmup=2, schedule=schedule, eps=1e-12)
+    updates = updates_of(optimiser, jnp.ones((7, 1)), jnp.zeros(1))
+    np.testing.assert_allclose(-updates[:, 0], rates, rtol=1e-3, atol=1e-6)
+
+
+def test_scheduled_adam_is_adam_where_nothing_is_asked():
+    gradients = jax.random.normal(jax.random.key(0), (5, 3))
+    ours = optimisers.scheduled_adam(0.1, 5, b1=0.5, b2=0.8, eps=1e-3)
+    theirs = optax.adam(0.1, 0.5, 0.8, 1e-3)
+    params = jnp.ones(3)
+    np.testing.assert_array_equal(
+        updates_of(ours, gradients, params), updates_of(theirs, gradients, params)
+    )
+    clipped = optimisers.scheduled_adam(0.1, 5, clip=0.01)
+    doubled = updates_of(clipped, 2 * gradients, params)
+    np.testing.assert_allclose(doubled, updates_of(clipped, gradients, params), rtol=1e-5)
+
+
+def test_decay_is_of_matrices_only():
+    params = {"dense": {"kernel": jnp.ones((2, 2)), "bias": jnp.ones(2)}}
+    optimiser = optimisers.scheduled_adam(0.1, 5, decay=0.5)
+    updates, _ = optimiser.update(
+        jax.tree.map(jnp.zeros_like, params), optimiser.init(params), params
+    )
+    np.testing.assert_allclose(updates["dense"]["kernel"], -0.05, rtol=1e-6)
+    np.testing.assert_array_equal(updates["dense"]["bias"], 0.0)

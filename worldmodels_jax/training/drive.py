@@ -47,7 +47,8 @@ def drive(
     num_seeds: int = 1,
     extra: Callable[[], dict[str, Any]] = dict,
     report: Report = lambda step, metrics: None,
-    saved: Callable[[int, State], None] = lambda step, state: None,
+    measured: Callable[[], dict[str, float]] = dict,
+    after: Callable[[int, State, bool], None] = lambda step, state, was_saved: None,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> State:
     """Go on from a step to the end.
@@ -62,7 +63,9 @@ def drive(
       num_seeds: S.
       extra: what else a checkpoint keeps, JSON values.
       report: called after every chunk, of several hosts on the first alone.
-      saved: called after every checkpoint, of several hosts on the first alone.
+      measured: further metrics of a chunk.
+      after: called after every chunk with its state, and whether that was saved; of several hosts
+        on the first alone.
       should_stop: asked between chunks; when it says so a checkpoint is saved and the run ends.
 
     Returns:
@@ -101,18 +104,18 @@ def drive(
                 )
             steps = len(next(iter(history.values()))) * pace.per_iteration
             done += steps
-            summary = summarise(history)
+            summary = summarise(history) | measured()
             summary["steps_per_second"] = steps / (time.monotonic() - started)
             if writer:
                 writer.write(done, summary)
             stopped = any_process(should_stop())
-            due = done // pace.checkpoint_every > last_saved // pace.checkpoint_every
-            if due or stopped or done >= pace.steps:
+            is_due = done // pace.checkpoint_every > last_saved // pace.checkpoint_every
+            is_due |= stopped or done >= pace.steps
+            if is_due:
                 checkpoints.save(done, state, extra())
                 last_saved = done
-                if main:
-                    saved(done, state)
             if main:
+                after(done, state, is_due)
                 report(done, summary)
     return state
 

@@ -1,6 +1,6 @@
-"""DreamerV3's optimiser: adaptive gradient clipping, then LaProp, with a warm-up; decay masks."""
+"""Optimisers: DreamerV3's (adaptive clipping, LaProp), Adam with its schedules, decay masks."""
 
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -81,6 +81,51 @@ def laprop(
         scale_by_laprop(b1, b2, eps),
         optax.scale_by_learning_rate(rate),
     )
+
+
+def scheduled_adam(
+    lr: float,
+    updates: int,
+    *,
+    warmup: int = 0,
+    schedule: Literal["constant", "linear", "cosine"] = "constant",
+    b1: float = 0.9,
+    b2: float = 0.999,
+    eps: float = 1e-8,
+    clip: float = 0.0,
+    decay: float = 0.0,
+) -> Any:
+    """Adam, or AdamW, with a bound on the gradient and a rate that changes.
+
+    Args:
+      lr: the highest rate.
+      updates: how many there will be.
+      warmup: updates over which the rate rises linearly from 0; 0 for none.
+      schedule: of the rate after the warm-up: constant, or down to 0 at the last update along a
+        line or half a cosine.
+      b1: decay of the first moment.
+      b2: decay of the second moment.
+      eps: added to the root.
+      clip: bound on the gradient's global norm; 0 for none.
+      decay: decoupled weight decay of Linear layers' matrices; 0 for none.
+
+    Returns:
+      An optax gradient transformation, which needs the parameters if there is decay.
+    """
+    rest = updates - warmup
+    after = {
+        "constant": lambda: optax.constant_schedule(lr),
+        "linear": lambda: optax.linear_schedule(lr, 0.0, rest),
+        "cosine": lambda: optax.cosine_decay_schedule(lr, rest),
+    }[schedule]()
+    if warmup:
+        after = optax.join_schedules([optax.linear_schedule(0.0, lr, warmup), after], [warmup])
+    adam = (
+        optax.adamw(after, b1, b2, eps, weight_decay=decay, mask=linear_kernels)
+        if decay
+        else optax.adam(after, b1, b2, eps)
+    )
+    return optax.chain(optax.clip_by_global_norm(clip), adam) if clip else adam
 
 
 def linear_kernels(params: Any) -> Any:
