@@ -11,9 +11,9 @@ import numpy as np
 from worldmodels_jax import envs
 from worldmodels_jax.agents.imagination import dream, policy_of
 from worldmodels_jax.models.git_storm import GitStormConfig
+from worldmodels_jax.models.world_model import ModelConfig, make_world_model
 from worldmodels_jax.training.config import Config
 from worldmodels_jax.training.learner import dream_contexts, make_updates
-from worldmodels_jax.training.model_config import AnyModelConfig, make_world_model
 from worldmodels_jax.training.parts import Parts
 from worldmodels_jax.types import Environment, EnvSpec, Record, TimeStep
 
@@ -162,7 +162,7 @@ def parts_of(config: Config, parts: Parts) -> Iterator[Part]:
 def decoding_parts(config: Config, spec: EnvSpec) -> Iterator[Part]:
     """One imagined step of the preset's dreams; of GIT-STORM with each prior and its rounds."""
     t, key = config.training, jax.random.key(0)
-    choices: dict[str, AnyModelConfig] = {"decode step": config.model}
+    choices: dict[str, ModelConfig] = {"decode step": config.model}
     if isinstance(config.model, GitStormConfig):
         choices = {"decode step, mlp": dataclasses.replace(config.model, prior="mlp")}
         for name, (draft, revise) in _ROUNDS.items():

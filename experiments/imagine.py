@@ -15,7 +15,6 @@ from absl import flags
 from experiments import common
 from experiments.record import record
 from worldmodels_jax.evaluation.open_loop import episode_window, open_loop
-from worldmodels_jax.training.model_config import max_length
 from worldmodels_jax.training.parts import EnvSource
 from worldmodels_jax.training.run import load
 from worldmodels_jax.viz.dream import dream_panels, write_contact_sheet, write_gif
@@ -72,7 +71,7 @@ def imagine_run(
             "to draw."
         )
     context = context or run.config.training.dream_context
-    most = max_length(run.config.model)
+    most = run.config.model.longest
     room = 48 if most is None else most - context
     horizon = horizon or max(1, min(48, room))
     key_episode, key_dream = jax.random.split(jax.random.key(seed))

@@ -26,7 +26,6 @@ from worldmodels_jax.evaluation.frechet import frechet_distance
 from worldmodels_jax.evaluation.i3d import i3d_features, load_i3d
 from worldmodels_jax.evaluation.video_features import random_video_features
 from worldmodels_jax.files import replacing
-from worldmodels_jax.training.model_config import max_length
 from worldmodels_jax.training.parts import EnvSource
 from worldmodels_jax.training.run import LoadedRun, load
 from worldmodels_jax.types import Record
@@ -99,7 +98,7 @@ def predict_video(
             f"{spec.name} has vector observations of shape {spec.observation_shape}: there are no "
             "frames to predict."
         )
-    longest = max_length(run.config.model)
+    longest = run.config.model.longest
     if longest is not None and context >= longest:
         raise ValueError(
             f"--context={context} leaves nothing to predict: the position table holds "

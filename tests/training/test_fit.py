@@ -18,8 +18,8 @@ from worldmodels_jax.training.fit import fit, load_fit, read_fit_config
 from worldmodels_jax.training.fit_config import (
     AdversarialParts,
     OnePart,
-    PartTraining,
     PartsConfig,
+    PartTraining,
 )
 from worldmodels_jax.training.load import read_config
 from worldmodels_jax.training.metrics import read_metrics
@@ -106,7 +106,7 @@ def test_the_number_of_steps_is_kept_and_may_grow(tmp_path: Path, line: Path) ->
 def test_a_rate_that_falls_to_the_end_fixes_the_length(tmp_path: Path) -> None:
     parts = OnePart(PartTraining(lr=0.1, schedule="cosine"))
     fit(toy(parts=parts, steps=10), tmp_path)
-    with pytest.raises(CheckpointError, match="training.steps: 10 there, 20 asked"):
+    with pytest.raises(CheckpointError, match=r"training\.steps: 10 there, 20 asked"):
         fit(toy(parts=parts, steps=20), tmp_path)
 
 
@@ -141,7 +141,7 @@ def test_seeds_at_once_are_the_seeds_one_by_one(tmp_path: Path) -> None:
     row = read_metrics(tmp_path / "metrics.jsonl")[-1]
     mean = (row["seed_0/model/loss"] + row["seed_1/model/loss"]) / 2
     assert row["model/loss"] == pytest.approx(mean)
-    with pytest.raises(CheckpointError, match="seeds 3..4, not seed 5"):
+    with pytest.raises(CheckpointError, match=r"seeds 3\.\.4, not seed 5"):
         load_fit(tmp_path, seed=5)
 
 
@@ -201,9 +201,9 @@ def test_wrong_numbers_are_named(tmp_path: Path, change: dict, message: str) -> 
 
 def test_a_directory_belongs_to_one_run(line: Path, tmp_path: Path) -> None:
     other = dataclasses.replace(toy(), model=ToyConfig("two"), parts=CriticParts())
-    with pytest.raises(CheckpointError, match="model.toy_kind: 'line' there, 'two' asked"):
+    with pytest.raises(CheckpointError, match=r"model\.toy_kind: 'line' there, 'two' asked"):
         fit(other, line)
-    with pytest.raises(CheckpointError, match="run of experiments.fit, which has no agent"):
+    with pytest.raises(CheckpointError, match=r"run of experiments\.fit, which has no agent"):
         read_config(line)
     assert read_fit_config(line)[:3] == (toy(), 0, 1)
     saved = json.loads((line / "config.json").read_text())

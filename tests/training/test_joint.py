@@ -16,10 +16,10 @@ from worldmodels_jax.agents.imagination import dream_from, policy_of
 from worldmodels_jax.data.replay import empty_records
 from worldmodels_jax.models.dreamer_v3 import make_dreamer_v3
 from worldmodels_jax.models.dreamer_v3_config import DreamerV3Config
+from worldmodels_jax.models.world_model import make_world_model
 from worldmodels_jax.training.config import Config, TrainingConfig
 from worldmodels_jax.training.learner import Learner, TrainState, gradient_step, make_updates
 from worldmodels_jax.training.metrics import METRICS_FILE, read_metrics
-from worldmodels_jax.training.model_config import make_world_model
 from worldmodels_jax.training.run import train
 from worldmodels_jax.types import EnvSpec, Record
 

@@ -19,10 +19,10 @@ from worldmodels_jax.models.iris_config import (
     IrisDynamicsConfig,
     ResnetTokenizerConfig,
 )
+from worldmodels_jax.models.world_model import ModelConfig
 from worldmodels_jax.training.config import Config, TokenizerTraining, validate
 from worldmodels_jax.training.learner import make_updates
 from worldmodels_jax.training.load import load
-from worldmodels_jax.training.model_config import AnyModelConfig, max_length, system_name
 from worldmodels_jax.training.run import train
 
 TOKENIZER = ResnetTokenizerConfig(
@@ -40,7 +40,7 @@ TOKENIZER = ResnetTokenizerConfig(
 )
 DYNAMICS: dict[str, Any] = {"width": 8, "layers": 1, "heads": 2, "max_blocks": 8, "num_bins": 21}
 
-SYSTEMS: dict[str, AnyModelConfig] = {
+SYSTEMS: dict[str, ModelConfig] = {
     "DreamerV3": DreamerV3Config(
         deter=16, hidden=8, num_tokens=4, num_classes=4, blocks=2, channels=(), units=8, num_bins=21
     ),
@@ -58,7 +58,7 @@ SYSTEMS: dict[str, AnyModelConfig] = {
 }
 
 
-def config_of(model: AnyModelConfig) -> Config:
+def config_of(model: ModelConfig) -> Config:
     base = debug()
     if not isinstance(model, DreamerV3Config):
         return config_of_iris(base, model)
@@ -75,7 +75,7 @@ def config_of(model: AnyModelConfig) -> Config:
     return dataclasses.replace(base, model=model, training=training)
 
 
-def config_of_iris(base: Config, model: AnyModelConfig) -> Config:
+def config_of_iris(base: Config, model: ModelConfig) -> Config:
     """Three phases an epoch, episodes drawn by their counts, a recurrent agent."""
     agent = RecurrentActorCriticConfig(
         encoder="pool" if isinstance(model, IrisConfig) else "resnet",
@@ -107,7 +107,7 @@ def config_of_iris(base: Config, model: AnyModelConfig) -> Config:
 @pytest.mark.parametrize("name", SYSTEMS)
 def test_a_system_trains_resumes_and_dreams(name: str, tmp_path: Path) -> None:
     config = config_of(SYSTEMS[name])
-    assert system_name(config.model) == name
+    assert config.model.system == name
     first = iter([False, False, True])  # asked once a chunk
     train(config, tmp_path, seed=3, should_stop=lambda: next(first, True))
     assert load(tmp_path).step < config.training.steps
@@ -128,12 +128,12 @@ def test_a_system_trains_resumes_and_dreams(name: str, tmp_path: Path) -> None:
 
 def test_only_some_models_bound_their_sequences() -> None:
     config = config_of(SYSTEMS["DreamerV3"])
-    assert max_length(config.model) is None
+    assert config.model.longest is None
     longer = dataclasses.replace(
         config.training, batch_length=40, acting_context=50, horizon=60, warmup=100
     )
     validate(dataclasses.replace(config, training=longer))
     with pytest.raises(ValueError, match=r"longer than the position table"):
         validate(dataclasses.replace(debug(), training=longer))
-    assert system_name(debug().model) == "GIT-STORM"
-    assert max_length(debug().model) == 16
+    assert debug().model.system == "GIT-STORM"
+    assert debug().model.longest == 16

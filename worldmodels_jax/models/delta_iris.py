@@ -20,7 +20,7 @@ from worldmodels_jax.models import iris_parts as parts
 from worldmodels_jax.models.iris_config import DeltaIrisConfig, validate
 from worldmodels_jax.models.iris_dynamics import DeltaDynamics, Slots
 from worldmodels_jax.models.iris_parts import Networks, TokenizerLoss
-from worldmodels_jax.models.world_model import Prediction, WorldModel
+from worldmodels_jax.models.world_model import Prediction, WorldModel, make_world_model
 from worldmodels_jax.nn.transformer import KVCache, clear_cache
 from worldmodels_jax.ops.frames import from_square, to_pixels, to_square
 from worldmodels_jax.types import EnvSpec, Metrics, PyTree, Record
@@ -37,6 +37,7 @@ class Carry(NamedTuple):
     beginning: jax.Array | None  # (B, D) what is added to a_t; None with I-tokens at every step
 
 
+@make_world_model.register
 def make_delta_iris(
     config: DeltaIrisConfig,
     spec: EnvSpec,

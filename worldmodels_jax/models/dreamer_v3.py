@@ -15,7 +15,7 @@ from flax import linen as nn
 from worldmodels_jax.data import views
 from worldmodels_jax.data.replay import empty_records
 from worldmodels_jax.models.dreamer_v3_config import DreamerV3Config, validate
-from worldmodels_jax.models.world_model import Filter, Prediction, WorldModel
+from worldmodels_jax.models.world_model import Filter, Prediction, WorldModel, make_world_model
 from worldmodels_jax.nn.image_coder import ImageDecoder, ImageEncoder
 from worldmodels_jax.nn.linear import Hidden, SiluMLP
 from worldmodels_jax.nn.rssm import RSSM, State
@@ -186,6 +186,7 @@ class _Module(nn.Module):
         return (self.rssm.prior(state.deter) * state.stoch).sum(-1)[:, 1:]
 
 
+@make_world_model.register
 def make_dreamer_v3(
     config: DreamerV3Config,
     spec: EnvSpec,

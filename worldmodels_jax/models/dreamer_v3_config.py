@@ -2,6 +2,7 @@
 
 import dataclasses
 
+from worldmodels_jax.models.world_model import ModelConfig
 from worldmodels_jax.nn.image_coder import Resampling, coarse_size
 from worldmodels_jax.nn.linear import Fan, NormKind
 from worldmodels_jax.nn.rssm import Cell, Initial
@@ -10,7 +11,7 @@ from worldmodels_jax.types import EnvSpec
 
 
 @dataclasses.dataclass(frozen=True)
-class DreamerV3Config:
+class DreamerV3Config(ModelConfig):
     """DreamerV3's world model, in the version of 2024; ``v1_*`` below are that of January 2023.
 
     There is no recommended size: the defaults are those of ``size12m``, and a run should name the
@@ -77,6 +78,11 @@ class DreamerV3Config:
     free_bits: float = 1.0
     discounted_continuation: bool = True
     discount_horizon: float = 333.0
+
+    @property
+    def system(self) -> str:
+        """See ``ModelConfig``."""
+        return "DreamerV3"
 
 
 def _size(deter: int, hidden: int, num_classes: int, depth: int) -> DreamerV3Config:

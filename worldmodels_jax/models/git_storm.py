@@ -17,7 +17,7 @@ from worldmodels_jax.data import views
 from worldmodels_jax.data.replay import empty_records
 from worldmodels_jax.models import git_storm_prior
 from worldmodels_jax.models.git_storm_config import GitStormConfig, MaskGITConfig, validate
-from worldmodels_jax.models.world_model import Prediction, WorldModel
+from worldmodels_jax.models.world_model import Prediction, WorldModel, make_world_model
 from worldmodels_jax.nn.mixer import StateMixer
 from worldmodels_jax.nn.mlp import MLP
 from worldmodels_jax.nn.tokenizer import Posterior, Tokenizer
@@ -259,6 +259,7 @@ class _Module(nn.Module):
         self.loss(batch, key)
 
 
+@make_world_model.register
 def make_git_storm(
     config: GitStormConfig,
     spec: EnvSpec,

@@ -3,6 +3,7 @@
 import dataclasses
 from typing import Literal
 
+from worldmodels_jax.models.world_model import ModelConfig
 from worldmodels_jax.nn.mixer import Mixing
 
 
@@ -43,7 +44,7 @@ class MaskGITConfig:
 
 
 @dataclasses.dataclass(frozen=True)
-class GitStormConfig:
+class GitStormConfig(ModelConfig):
     """GIT-STORM's world model; the defaults are the paper's for 64x64 pixels.
 
     Attributes:
@@ -94,6 +95,16 @@ class GitStormConfig:
     free_bits: float = 1.0
     cross_episode_attention: bool = False
     acting_latent: Literal["posterior", "prior"] = "posterior"
+
+    @property
+    def system(self) -> str:
+        """See ``ModelConfig``."""
+        return "GIT-STORM" if self.prior == "maskgit" else "STORM"
+
+    @property
+    def longest(self) -> int | None:
+        """See ``ModelConfig``."""
+        return self.max_length
 
 
 def validate(config: GitStormConfig) -> None:

@@ -19,7 +19,7 @@ from worldmodels_jax.models import iris_parts as parts
 from worldmodels_jax.models.iris_config import IrisConfig, validate
 from worldmodels_jax.models.iris_dynamics import IrisDynamics, Slots
 from worldmodels_jax.models.iris_parts import Networks, TokenizerLoss
-from worldmodels_jax.models.world_model import Prediction, WorldModel
+from worldmodels_jax.models.world_model import Prediction, WorldModel, make_world_model
 from worldmodels_jax.nn.transformer import KVCache, clear_cache
 from worldmodels_jax.ops.frames import from_square, to_pixels
 from worldmodels_jax.types import EnvSpec, Metrics, PyTree, Record
@@ -36,6 +36,7 @@ class Carry(NamedTuple):
     segment: jax.Array  # (B,) int32, the episode within the context
 
 
+@make_world_model.register
 def make_iris(
     config: IrisConfig,
     spec: EnvSpec,

@@ -9,6 +9,7 @@ import dataclasses
 import math
 from typing import Literal
 
+from worldmodels_jax.models.world_model import ModelConfig
 from worldmodels_jax.types import EnvSpec
 
 _CHANNELS_64 = (64, 64, 128, 128, 256)
@@ -172,7 +173,7 @@ class IrisDynamicsConfig(DynamicsConfig):
 
 
 @dataclasses.dataclass(frozen=True)
-class DeltaIrisConfig:
+class DeltaIrisConfig(ModelConfig):
     """Delta-IRIS.
 
     Attributes:
@@ -187,9 +188,14 @@ class DeltaIrisConfig:
     tokenizer_scale: float = 1.0
     world_model_scale: float = 1.0
 
+    @property
+    def system(self) -> str:
+        """See ``ModelConfig``."""
+        return "Delta-IRIS"
+
 
 @dataclasses.dataclass(frozen=True)
-class IrisConfig:
+class IrisConfig(ModelConfig):
     """IRIS.
 
     Attributes:
@@ -213,6 +219,11 @@ class IrisConfig:
     def tokenizer(self) -> VQGANConfig | ResnetTokenizerConfig:
         """The section that is used."""
         return self.vqgan if self.architecture == "vqgan" else self.resnet
+
+    @property
+    def system(self) -> str:
+        """See ``ModelConfig``."""
+        return "IRIS"
 
 
 def delta_iris_crafter() -> DeltaIrisConfig:

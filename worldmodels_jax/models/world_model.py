@@ -1,11 +1,13 @@
 """The one interface of all world models: a NamedTuple of pure functions, in the manner of optax."""
 
+import dataclasses
+import functools
 from collections.abc import Callable
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import jax
 
-from worldmodels_jax.types import Metrics, PyTree, Record
+from worldmodels_jax.types import EnvSpec, Metrics, PyTree, Record
 
 Loss = Callable[[PyTree, Record, jax.Array], tuple[jax.Array, tuple[PyTree, Metrics]]]
 
@@ -94,3 +96,42 @@ class WorldModel(NamedTuple):
     filter: Filter | None = None
     parts: dict[str, Loss] | None = None
     loss_and_states: LossAndStates | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelConfig:
+    """A world model's sizes. Its own is a subclass, which a saved run finds by itself."""
+
+    @property
+    def system(self) -> str:
+        """The name of the system, as it is told of a run."""
+        raise NotImplementedError
+
+    @property
+    def longest(self) -> int | None:
+        """Steps that a sequence, or a context and its dream together, may have; None for any."""
+        return None
+
+
+@functools.singledispatch
+def make_world_model(
+    config: ModelConfig, spec: EnvSpec, axis_name: str | None = None, dtype: Any = None
+) -> WorldModel:
+    """The world model that a config stands for.
+
+    A model's file registers its factory for its config: ``@make_world_model.register``.
+
+    Args:
+      config: of one of the systems.
+      spec: what the environment looks like.
+      axis_name: the mapped axis of devices, if there are several.
+      dtype: of the computation.
+
+    Raises:
+      TypeError: if no factory is registered for such a config.
+      ValueError: if sizes do not fit together, naming the fields.
+    """
+    raise TypeError(
+        f"no world model is registered for {type(config).__name__}: import the file that has its "
+        "factory, under @make_world_model.register."
+    )

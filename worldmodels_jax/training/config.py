@@ -8,9 +8,9 @@ from typing import Literal
 from worldmodels_jax.agents.actor_critic import ActorCriticConfig
 from worldmodels_jax.models.git_storm import GitStormConfig
 from worldmodels_jax.models.iris_config import DeltaIrisConfig, IrisConfig
+from worldmodels_jax.models.world_model import ModelConfig
 from worldmodels_jax.training.agent_config import AnyAgentConfig
 from worldmodels_jax.training.env_config import AnyEnvConfig, EnvConfig
-from worldmodels_jax.training.model_config import AnyModelConfig, max_length
 
 _LONGEST_CYCLE = 10_000  # iterations after which a ratio's pattern of updates repeats
 
@@ -143,7 +143,7 @@ class Config:
 
     preset: str = "custom"
     env: AnyEnvConfig = EnvConfig()
-    model: AnyModelConfig = GitStormConfig()
+    model: ModelConfig = GitStormConfig()
     agent: AnyAgentConfig = ActorCriticConfig()
     training: TrainingConfig = TrainingConfig()
     precision: Literal["float32", "bf16"] = "float32"
@@ -165,7 +165,7 @@ def validate(config: Config) -> None:
     Raises:
       ValueError: naming the fields, their values and the remedy.
     """
-    t, rows, num_envs = config.training, max_length(config.model), config.env.num_envs
+    t, rows, num_envs = config.training, config.model.longest, config.env.num_envs
     if num_envs < 1:
         raise ValueError(f"env.num_envs={num_envs} must be at least 1.")
     if not isinstance(config.env, EnvConfig) and config.env.workers < 0:

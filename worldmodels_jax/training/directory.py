@@ -1,17 +1,15 @@
 """The directory of a run: what it says of the run, and that it holds no other."""
 
-import importlib
 import json
-import pkgutil
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-from worldmodels_jax import models
 from worldmodels_jax.config import diff, from_dict, to_dict
 from worldmodels_jax.files import replacing
 from worldmodels_jax.training import metrics as metrics_lib
 from worldmodels_jax.training.checkpoint import CheckpointError, Checkpoints, open_checkpoints
+from worldmodels_jax.training.model_config import import_models
 from worldmodels_jax.training.parallel import barrier, is_main_process
 
 CONFIG_FILE = "config.json"
@@ -34,7 +32,7 @@ def read_saved(directory: Path, kind: type) -> dict[str, Any]:
             f"{directory} holds no run (no {CONFIG_FILE}): give --run the directory that a "
             "training command printed, e.g. runs/catch."
         )
-    _find_configs()
+    import_models()  # a section of a config is found among the subclasses of its class
     try:
         saved = json.loads(path.read_text())
         return {**saved, "config": from_dict(kind, saved["config"])}
@@ -51,12 +49,6 @@ def is_fit(directory: Path) -> bool:
         return "data" in json.loads((directory / CONFIG_FILE).read_text())["config"]
     except (OSError, ValueError, KeyError, TypeError):
         return False
-
-
-def _find_configs() -> None:
-    """Import all systems: a section of a config is found among the subclasses of its class."""
-    for module in pkgutil.iter_modules(models.__path__):
-        importlib.import_module(f"{models.__name__}.{module.name}")
 
 
 def claim(

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from worldmodels_jax import envs
 from worldmodels_jax.agents.acting import Actor, make_actor
 from worldmodels_jax.agents.actor_critic import Agent
-from worldmodels_jax.models.world_model import WorldModel
+from worldmodels_jax.models.world_model import WorldModel, make_world_model
 from worldmodels_jax.training.agent_config import make_agent
 from worldmodels_jax.training.config import Config, validate
 from worldmodels_jax.training.env_config import (
@@ -19,7 +19,7 @@ from worldmodels_jax.training.env_config import (
     GymnasiumConfig,
 )
 from worldmodels_jax.training.learner import make_updates
-from worldmodels_jax.training.model_config import make_world_model
+from worldmodels_jax.training.model_config import import_models
 from worldmodels_jax.training.online import Halves, make_halves
 from worldmodels_jax.training.parallel import per_device_config
 from worldmodels_jax.types import Environment, EnvSpec, HostVector
@@ -124,6 +124,7 @@ def build(
         spec, native, open_host = probe.spec, None, source
         probe.close()
     dtype = jnp.bfloat16 if config.precision == "bf16" else jnp.float32
+    import_models()
     world_model = make_world_model(config.model, spec, axis_name, dtype)
     agent = make_agent(config.agent, world_model.feature_size, spec, axis_name, dtype)
     actor = make_actor(world_model, agent, spec, config.training.acting_context)
