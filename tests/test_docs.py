@@ -3,6 +3,8 @@
 import dataclasses
 import importlib
 import re
+import sys
+import types
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +12,7 @@ import pytest
 
 from experiments.configs import PRESETS
 from worldmodels_jax.training import env_config
+from worldmodels_jax.training.metrics import read_metrics
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs/environments.md"
@@ -46,6 +49,26 @@ def test_examples_of_environments(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     poles = page["open_poles"](2, 0, False)
     assert poles.reset().observation.shape == (2, 4)
     poles.close()
+
+
+def test_examples_of_systems(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = (ROOT / "docs/adding_a_system.md").read_text()
+    blocks = BLOCK.findall(text)
+    assert len(blocks) == text.count("```python"), "a block that is not run"
+    monkeypatch.chdir(tmp_path)
+    # A module: a saved run finds the classes of its config again, as in a file of the user's own.
+    page = types.ModuleType("systems_page")
+    monkeypatch.setitem(sys.modules, page.__name__, page)
+    for block in blocks:
+        exec(compile(block, "adding_a_system.md", "exec"), vars(page))
+
+    assert page.run.config.model == page.BlinkConfig()
+    assert page.action.shape == (1,)
+    assert page.codes.shape == (100, 8)
+    assert page.pictures["reconstruction"].shape == (2, 8, 16, 16, 3)
+    rows = read_metrics(Path("runs/squeeze/metrics.jsonl"))
+    images = page.squeezed.dataset.train["image"] / 255.0
+    assert rows[-1]["model/error"] < images.var(0).mean()  # what the mean image misses
 
 
 def test_all_fields_of_all_suites_are_on_the_page() -> None:

@@ -1,1 +1,1 @@
-"""Replay, views of sampled sequences."""
+"""Replay and views of its sequences; data sets, procedural and read from files."""

@@ -7,7 +7,7 @@ from typing import Literal
 import jax
 import numpy as np
 
-from worldmodels_jax.data import factors, rain
+from worldmodels_jax.data import factors, rain, traced_sets
 from worldmodels_jax.data.dataset import Dataset, split
 from worldmodels_jax.data.shapes3d import shapes3d_like
 
@@ -40,7 +40,9 @@ class FactorsConfig(DataConfig):
       test_share: of the images that are kept for evaluation.
     """
 
-    name: Literal["sprites", "sprites16", "shapes3d_like"] = "sprites16"
+    name: Literal[
+        "sprites", "sprites16", "shapes3d_like", "teapots_like", "mpi3d_like", "cars3d_like"
+    ] = "sprites16"
     count: int = 0
     seed: int = 0
     test_share: float = 0.2
@@ -52,6 +54,9 @@ class FactorsConfig(DataConfig):
             "sprites": factors.sprites,
             "sprites16": factors.sprites16,
             "shapes3d_like": shapes3d_like,
+            "teapots_like": traced_sets.teapots_like,
+            "mpi3d_like": traced_sets.mpi3d_like,
+            "cars3d_like": traced_sets.cars3d_like,
         }
         factor_set = makers[self.name]()
         made = factors.make_images(factor_set, jax.random.key(self.seed), self.count or None)

@@ -9,7 +9,7 @@ from worldmodels_jax.config import diff, from_dict, to_dict
 from worldmodels_jax.files import replacing
 from worldmodels_jax.training import metrics as metrics_lib
 from worldmodels_jax.training.checkpoint import CheckpointError, Checkpoints, open_checkpoints
-from worldmodels_jax.training.model_config import import_models
+from worldmodels_jax.training.known import import_configs
 from worldmodels_jax.training.parallel import barrier, is_main_process
 
 CONFIG_FILE = "config.json"
@@ -32,7 +32,7 @@ def read_saved(directory: Path, kind: type) -> dict[str, Any]:
             f"{directory} holds no run (no {CONFIG_FILE}): give --run the directory that a "
             "training command printed, e.g. runs/catch."
         )
-    import_models()  # a section of a config is found among the subclasses of its class
+    import_configs()  # a section of a config is found among the subclasses of its class
     try:
         saved = json.loads(path.read_text())
         return {**saved, "config": from_dict(kind, saved["config"])}

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Collection
-from typing import Literal
+from typing import ClassVar, Literal
 
 from worldmodels_jax.models.offline import LossConfig, SystemConfig
 from worldmodels_jax.training.data_config import DataConfig
@@ -39,19 +39,33 @@ class PartTraining:
 
 @dataclasses.dataclass(frozen=True)
 class PartsConfig:
-    """How the parts of a system are trained: a subclass has a ``PartTraining`` of each name."""
+    """How the parts of a system are trained: a subclass has a ``PartTraining`` of each name.
+
+    ``optional`` names those that a system has with some losses only.
+    """
+
+    optional: ClassVar[tuple[str, ...]] = ()
 
 
 @dataclasses.dataclass(frozen=True)
 class OnePart(PartsConfig):
-    """Training of a system that is one part."""
+    """Training of a system that is one part.
+
+    Attributes:
+      model: all of it.
+    """
 
     model: PartTraining = PartTraining()
 
 
 @dataclasses.dataclass(frozen=True)
 class AdversarialParts(PartsConfig):
-    """Training of a model and of what tells its samples apart."""
+    """Training of a model and of what tells its samples apart.
+
+    Attributes:
+      model: what is wanted.
+      discriminator: its adversary.
+    """
 
     model: PartTraining = PartTraining()
     discriminator: PartTraining = PartTraining(b1=0.5, b2=0.9)
@@ -59,7 +73,15 @@ class AdversarialParts(PartsConfig):
 
 @dataclasses.dataclass(frozen=True)
 class TokenParts(PartsConfig):
-    """Training of a tokenizer, then of a transformer on its tokens, and of a classifier on it."""
+    """Training of a tokenizer, then of a transformer on its tokens, and of a classifier on it.
+
+    Attributes:
+      tokenizer: of frames.
+      head: the classifier, for losses that have one.
+      transformer: on tokens.
+    """
+
+    optional: ClassVar[tuple[str, ...]] = ("head",)
 
     tokenizer: PartTraining = PartTraining()
     head: PartTraining = PartTraining(decay=0.01)
@@ -144,7 +166,7 @@ def trained_parts(
                 f"{', '.join(names)}."
             )
     for name, part in given.items():
-        if name not in names and part != defaults[name]:
+        if name not in {*names, *parts.optional} and part != defaults[name]:
             raise ValueError(
                 f"parts.{name} has fields that differ from their defaults, but the system has no "
                 f"such part (it has {', '.join(names)}): leave them alone."

@@ -18,8 +18,8 @@ from worldmodels_jax.training.env_config import (
     EnvConfig,
     GymnasiumConfig,
 )
+from worldmodels_jax.training.known import import_configs
 from worldmodels_jax.training.learner import make_updates
-from worldmodels_jax.training.model_config import import_models
 from worldmodels_jax.training.online import Halves, make_halves
 from worldmodels_jax.training.parallel import per_device_config
 from worldmodels_jax.types import Environment, EnvSpec, HostVector
@@ -124,7 +124,7 @@ def build(
         spec, native, open_host = probe.spec, None, source
         probe.close()
     dtype = jnp.bfloat16 if config.precision == "bf16" else jnp.float32
-    import_models()
+    import_configs()
     world_model = make_world_model(config.model, spec, axis_name, dtype)
     agent = make_agent(config.agent, world_model.feature_size, spec, axis_name, dtype)
     actor = make_actor(world_model, agent, spec, config.training.acting_context)
