@@ -229,16 +229,26 @@ def hausdorff_support_loss(
     first, second = jnp.triu_indices(values.shape[1], 1)
     chosen = jax.random.choice(pair_key, len(first), (min(num_pairs, len(first)),), replace=False)
 
+    # The farthest point and its nearest are sought without a gradient, which then is that of one
+    # distance. The gradients of max and min look for their element by comparing once more: where
+    # a value computed anew is rounded otherwise they find none, and are 0 / 0.
+    fixed = jax.lax.stop_gradient(values)
+
     def distance(pair: tuple[jax.Array, jax.Array, jax.Array]) -> jax.Array:
         i, j, point_key = pair
-        squared_i = (values[:, None, i] - values[None, :, i]) ** 2  # of (u, b)
-        squared_j = (values[:, None, j] - values[None, :, j]) ** 2  # of (w, b)
+        squared_i = (fixed[:, None, i] - fixed[None, :, i]) ** 2  # of (u, b)
+        squared_j = (fixed[:, None, j] - fixed[None, :, j]) ** 2  # of (w, b)
         if num_points is None:
-            to_batch = squared_i[:, None] + squared_j[None]
+            u, w = jnp.unravel_index(jnp.arange(len(fixed) ** 2), (len(fixed), len(fixed)))
+            to_batch = (squared_i[:, None] + squared_j[None]).reshape(-1, len(fixed))
         else:
-            u, w = jax.random.randint(point_key, (2, num_points), 0, len(values))
+            u, w = jax.random.randint(point_key, (2, num_points), 0, len(fixed))
             to_batch = squared_i[u] + squared_j[w]
-        return jnp.max(jnp.min(to_batch, axis=-1))
+        point = jnp.argmax(jnp.min(to_batch, axis=-1))
+        nearest = jnp.argmin(to_batch[point])
+        along_i = values[u[point], i] - values[nearest, i]
+        along_j = values[w[point], j] - values[nearest, j]
+        return along_i**2 + along_j**2
 
     keys = jax.random.split(point_key, len(chosen))
     return jnp.sum(jax.lax.map(distance, (first[chosen], second[chosen], keys)))
