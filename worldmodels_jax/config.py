@@ -231,10 +231,11 @@ def _decode(value: Any, hint: Any, path: str) -> Any:
 
 
 def _descendants(cls: Any) -> list[Any]:
-    """The classes that a section may be whose type says nothing itself: all below it."""
+    """The classes that a section may be whose type says nothing itself: those below it."""
     if dataclasses.fields(cls):
         return []
-    return [kind for sub in cls.__subclasses__() for kind in [*_descendants(sub), sub]]
+    below = [(sub, _descendants(sub)) for sub in cls.__subclasses__()]
+    return [kind for sub, kinds in below for kind in kinds or [sub]]
 
 
 def _decode_section(value: Any, cls: Any, path: str) -> Any:

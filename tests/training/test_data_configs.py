@@ -13,7 +13,12 @@ from worldmodels_jax.config import from_dict, to_dict
 from worldmodels_jax.data import factor_files
 from worldmodels_jax.data.dataset import Dataset
 from worldmodels_jax.data.rows import Rows
-from worldmodels_jax.training.data_config import DataConfig
+from worldmodels_jax.training.data_config import (
+    DataConfig,
+    FactorsConfig,
+    RainConfig,
+    load_data,
+)
 from worldmodels_jax.training.data_files import FactorFilesConfig
 from worldmodels_jax.training.data_video import VideoConfig, random_sequences
 from worldmodels_jax.training.input import gather
@@ -147,3 +152,41 @@ def test_impossible_videos_are_refused(tmp_path: Path) -> None:
 )
 def test_a_saved_config_is_found_again(config: DataConfig) -> None:
     assert from_dict(DataConfig, to_dict(config)) == config
+
+
+def test_a_made_set_is_kept_where_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = FactorsConfig(count=20)
+    made = load_data(config)
+    kept = load_data(config, cache_dir=tmp_path)
+    monkeypatch.setattr(FactorsConfig, "make", lambda self: pytest.fail("made again"))
+    read = load_data(config, cache_dir=tmp_path)
+    for other in (kept, read):
+        assert other.config == config
+        for name, x in made.train.items():
+            np.testing.assert_array_equal(other.train[name], x)
+    assert read.source.factor_names == made.source.factor_names
+    (file,) = tmp_path.iterdir()
+    file.write_bytes(file.read_bytes()[:100])
+    with pytest.raises(ValueError, match=r"keeps sprites16, is damaged .*: delete it"):
+        load_data(config, cache_dir=tmp_path)
+
+
+def test_another_set_is_another_file(tmp_path: Path) -> None:
+    for config in (FactorsConfig(count=20), FactorsConfig(count=20, seed=1)):
+        load_data(config, cache_dir=tmp_path)
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_sets_of_files_are_not_kept(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"--cache_dir=.* keeps data sets that are made"):
+        load_data(FactorFilesConfig(name="mpi3d_real"), folder, tmp_path / "cache")
+
+
+def test_rain_is_made_for_training_and_evaluation() -> None:
+    data = load_data(RainConfig(count=3, test_count=2, rows=4, columns=4))
+    assert data.train["rain"].shape == (3, 9, 4, 4)
+    assert data.test["accumulation"].shape == (2, 4, 4)
+    assert (data.train["rain"] >= 0).all()
+    assert data.source.rows == 4
+    with pytest.raises(ValueError, match=r"data\.test_count=0 must be at least 1"):
+        load_data(RainConfig(test_count=0))

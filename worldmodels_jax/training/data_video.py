@@ -1,22 +1,21 @@
 """Random experience of an environment, as the data of a run of ``fit``: video with actions."""
 
 import dataclasses
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from worldmodels_jax import envs
-from worldmodels_jax.data.dataset import Dataset
-from worldmodels_jax.training.data_config import DataConfig, no_files
+from worldmodels_jax.data.dataset import Arrays, Dataset
+from worldmodels_jax.training.data_config import MadeConfig, positive
 from worldmodels_jax.types import Environment, Record
 
 _STREAMS = 64  # environments stepped together
 
 
 @dataclasses.dataclass(frozen=True)
-class VideoConfig(DataConfig):
+class VideoConfig(MadeConfig):
     """Sequences of records, ``{field of Record: (T, ...)}``, under uniform random actions.
 
     Environments are stepped on and on, each from the beginning of an episode and over its end to
@@ -37,19 +36,27 @@ class VideoConfig(DataConfig):
     length: int = 16
     seed: int = 0
 
-    def load(self, data_dir: Path | None) -> Dataset:
-        """See ``DataConfig``."""
-        no_files(f"video of {self.env}", data_dir)
-        for name in ("count", "test_count", "length"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"data.{name}={getattr(self, name)} must be at least 1.")
+    @property
+    def title(self) -> str:
+        """See ``MadeConfig``."""
+        return f"video of {self.env}"
+
+    def make(self) -> Arrays:
+        """See ``MadeConfig``."""
+        positive(self, "count", "test_count", "length")
         env = envs.make(self.env)
         keys = jax.random.split(jax.random.key(self.seed))
-        train, test = (
-            jax.tree.map(np.asarray, random_sequences(env, key, count, self.length)._asdict())
+        parts = (
+            random_sequences(env, key, count, self.length)._asdict()
             for key, count in zip(keys, (self.count, self.test_count), strict=True)
         )
-        return Dataset(self.env, train, test, env)
+        return jax.tree.map(lambda *xs: np.concatenate(xs), *parts)
+
+    def dataset(self, arrays: Arrays) -> Dataset:
+        """See ``MadeConfig``."""
+        train = {name: x[: self.count] for name, x in arrays.items()}
+        test = {name: x[self.count :] for name, x in arrays.items()}
+        return Dataset(self.env, train, test, envs.make(self.env))
 
 
 def random_sequences(env: Environment, key: jax.Array, count: int, length: int) -> Record:
