@@ -8,18 +8,22 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any, TypeVar
 
 import jax
 from absl import app
 
-from experiments.configs import PRESETS
+from experiments.configs import OFFLINE_PRESETS, PRESETS
 from worldmodels_jax.config import ConfigError, apply_overrides, describe, split_flags
 from worldmodels_jax.training.checkpoint import CheckpointError
 from worldmodels_jax.training.config import Config
+from worldmodels_jax.training.fit_config import FitConfig
 from worldmodels_jax.training.metrics import NonFiniteLossError
 from worldmodels_jax.training.parallel import is_main_process, num_hosts
+
+AnyConfig = TypeVar("AnyConfig")
 
 # What a scheduler sends to end a job is for the process that is watched. That one waits in its dump
 # for this program to read on, and so cannot be gone, and in a container all else with it, before
@@ -46,16 +50,45 @@ def use_compilation_cache() -> None:
 
 
 def make_config(preset: str, overrides: dict[str, str]) -> Config:
-    """A preset with the command line's ``--config.path=value`` applied.
+    """A preset of ``experiments.train`` with ``--config.path=value`` applied.
 
     Raises:
       ValueError: for an unknown preset, or an unknown or ill-typed field.
     """
-    if preset not in PRESETS:
+    return choose(PRESETS, OFFLINE_PRESETS, "fit", preset, overrides)
+
+
+def make_fit_config(preset: str, overrides: dict[str, str]) -> FitConfig:
+    """A preset of ``experiments.fit`` with ``--config.path=value`` applied.
+
+    Raises:
+      ValueError: for an unknown preset, or an unknown or ill-typed field.
+    """
+    return choose(OFFLINE_PRESETS, PRESETS, "train", preset, overrides)
+
+
+def choose(
+    presets: Mapping[str, Callable[[], AnyConfig]],
+    others: Collection[str],
+    other_program: str,
+    preset: str,
+    overrides: dict[str, str],
+) -> AnyConfig:
+    """One of a program's presets, with its fields overridden.
+
+    Raises:
+      ValueError: if it is not one of them; told apart where it is another program's.
+    """
+    if preset in others:
         raise ValueError(
-            f"unknown preset --config={preset}: choose one of {', '.join(sorted(PRESETS))}."
+            f"--config={preset} is a preset of experiments.{other_program}: run python -m "
+            f"experiments.{other_program} --config={preset}."
         )
-    return apply_overrides(PRESETS[preset](), overrides)
+    if preset not in presets:
+        raise ValueError(
+            f"unknown preset --config={preset}: choose one of {', '.join(sorted(presets))}."
+        )
+    return apply_overrides(presets[preset](), overrides)
 
 
 @contextlib.contextmanager
@@ -146,7 +179,14 @@ def quiet_saves() -> Iterator[None]:
             logger.setLevel(level)
 
 
-def run_app(main: Callable[..., None], *, fields: bool = False, positional: bool = False) -> None:
+def run_app(
+    main: Callable[..., None],
+    *,
+    fields: bool = False,
+    positional: bool = False,
+    presets: Mapping[str, Callable[[], Any]] = PRESETS,
+    default: Callable[[], Any] = Config,
+) -> None:
     """Parse flags and run an entry point.
 
     Args:
@@ -154,17 +194,19 @@ def run_app(main: Callable[..., None], *, fields: bool = False, positional: bool
         of the other arguments.
       fields: whether the program takes such overrides; ``--help`` then lists them.
       positional: whether it takes arguments that are no flags.
+      presets: those it knows, for ``--help``.
+      default: makes the config whose fields ``--help`` lists.
     """
     module = sys.modules["__main__"]
     if fields:
-        presets = "\n".join(
+        known = "\n".join(
             f"  {name}: {(make.__doc__ or '').strip().splitlines()[0]}"
-            for name, make in sorted(PRESETS.items())
+            for name, make in sorted(presets.items())
         )
         module.__doc__ = (
-            f"{module.__doc__}\n\nPresets (--config=NAME):\n{presets}\n\n"
-            f"Fields (--config.path=value), with the values of the default preset of the library:\n"
-            f"{describe(Config())}"
+            f"{module.__doc__}\n\nPresets (--config=NAME):\n{known}\n\n"
+            f"Fields (--config.path=value), with the values of {default.__name__}:\n"
+            f"{describe(default())}"
         )
     overrides: dict[str, str] = {}
 

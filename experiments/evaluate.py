@@ -1,5 +1,7 @@
 """Evaluate a run's newest checkpoint: episodes, mean, interquartile mean, random policy beside it.
 
+Of a run of ``experiments.fit``, which has no agent: the tables of its system.
+
 python -m experiments.evaluate --run=runs/catch --episodes=100
 """
 
@@ -14,7 +16,7 @@ import jax
 import numpy as np
 from absl import flags
 
-from experiments import common
+from experiments import common, evaluate_fit
 from worldmodels_jax.agents.acting import Memory
 from worldmodels_jax.envs.craftax import ACHIEVEMENT
 from worldmodels_jax.evaluation.crafter import crafter_score
@@ -22,6 +24,7 @@ from worldmodels_jax.evaluation.episodes import run_episodes, run_host_episodes
 from worldmodels_jax.evaluation.scores import summary
 from worldmodels_jax.files import replacing
 from worldmodels_jax.training.config import Config
+from worldmodels_jax.training.directory import is_fit
 from worldmodels_jax.training.env_config import AtariConfig, EnvConfig
 from worldmodels_jax.training.learner import TrainState
 from worldmodels_jax.training.parts import EnvSource
@@ -211,6 +214,12 @@ def main(overrides: dict[str, str]) -> None:
     """Evaluate, print, write."""
     del overrides
     directory = Path(flags.FLAGS.run)
+    if is_fit(directory):
+        refuse_playing()
+        written = evaluate_fit.evaluate(directory, step=_STEP.value)
+        print("Wrote\n" + "\n".join(f"  {path}" for path in written))
+        return
+    evaluate_fit.refuse_flags("an agent's run")
     result = evaluate_run(
         directory,
         episodes=_EPISODES.value,
@@ -220,6 +229,13 @@ def main(overrides: dict[str, str]) -> None:
     )
     print(describe(result))
     print(f"Wrote {write(directory, result)}")
+
+
+def refuse_playing() -> None:
+    """Refuse flags of agents for a run that has none."""
+    for flag in (_EPISODES, _GREEDY, _EVALUATION_SEED):
+        if flag.present:
+            raise ValueError(f"--{flag.name} is for agents, this run has none: leave it out.")
 
 
 if __name__ == "__main__":

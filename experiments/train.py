@@ -7,58 +7,27 @@ The same command with the same --run directory resumes an interrupted run, bit-i
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import cast
 
-from absl import flags
 from tqdm import tqdm
 
-from experiments import common, evaluate, imagine
+from experiments import common, evaluate, imagine, run_flags
 from worldmodels_jax.training.config import Config
 from worldmodels_jax.training.load import saved_steps
-from worldmodels_jax.training.metrics import console_line, read_metrics
-from worldmodels_jax.training.model_config import system_name
-from worldmodels_jax.training.parallel import How, is_main_process, join_hosts, num_hosts
+from worldmodels_jax.training.metrics import read_metrics
+from worldmodels_jax.training.parallel import is_main_process, num_hosts
 from worldmodels_jax.training.parts import build
 from worldmodels_jax.training.run import train
 from worldmodels_jax.viz.curves import plot_learning_curves
 
-_CONFIG = flags.DEFINE_string("config", "catch", "Preset; see the list above.")
-_RUN = flags.DEFINE_string("run", None, "Directory of the run; by default runs/<config>.")
-_SEED = flags.DEFINE_integer("seed", 0, "Seed of everything random.", lower_bound=0)
-_SEEDS = flags.DEFINE_integer(
-    "seeds", 1, "Seeds trained at once, --seed and those after it.", lower_bound=1
-)
-_DEVICES = flags.DEFINE_integer(
-    "devices", None, "Devices to split the work over; by default one, of several hosts all."
-)
-_PARALLEL = flags.DEFINE_enum(
-    "parallel", "shard_map", ["shard_map", "pmap"], "How devices are mapped over."
-)
-_COORDINATOR = flags.DEFINE_string(
-    "coordinator", None, "HOST:PORT of the first of several hosts; found out on TPU pods and Slurm."
-)
-_PROCESS_ID = flags.DEFINE_integer("process_id", None, "Number of this host, from 0.")
-_NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "Number of hosts.")
-_HEARTBEAT_TIMEOUT = flags.DEFINE_integer(
-    "heartbeat_timeout",
-    30,
-    "Seconds without a sign of life after which a host is lost, and all others end.",
-    lower_bound=1,
-)
-
 
 def main(overrides: dict[str, str]) -> None:
     """Train, evaluate, draw."""
-    join_hosts(
-        _COORDINATOR.value,
-        _PROCESS_ID.value,
-        _NUM_PROCESSES.value,
-        heartbeat_timeout=_HEARTBEAT_TIMEOUT.value,
-    )
-    config = common.make_config(_CONFIG.value, overrides)
-    directory = Path(_RUN.value or f"runs/{_CONFIG.value}")
+    run_flags.join()
+    preset = run_flags.CONFIG.value or "catch"
+    config = common.make_config(preset, overrides)
+    directory = Path(run_flags.RUN.value or f"runs/{preset}")
     total = config.training.steps
-    system = f"{system_name(config.model)} on {config.env.name}, {total} steps"
+    system = f"{config.model.system} on {config.env.name}, {total} steps"
     if is_main_process():
         print(f"{config.preset}: {system} -> {directory}")
     with (
@@ -67,29 +36,23 @@ def main(overrides: dict[str, str]) -> None:
     ):
 
         def report(step: int, metrics: Mapping[str, float]) -> None:
-            bar.update(min(step, total) - bar.n)
-            bar.write(
-                console_line(
-                    step,
-                    total,
-                    {
-                        "return": metrics.get("episode/return"),
-                        "model loss": metrics.get("world_model/loss"),
-                        "perplexity": metrics.get("world_model/token_perplexity"),
-                        "entropy": metrics.get("agent/actor_entropy"),
-                        "steps/s": metrics["steps_per_second"],
-                    },
-                )
-            )
+            shown = {
+                "return": metrics.get("episode/return"),
+                "model loss": metrics.get("world_model/loss"),
+                "perplexity": metrics.get("world_model/token_perplexity"),
+                "entropy": metrics.get("agent/actor_entropy"),
+                "steps/s": metrics["steps_per_second"],
+            }
+            run_flags.advance(bar, step, total, shown)
 
         with common.stop_signals() as should_stop:
             train(
                 config,
                 directory,
-                seed=_SEED.value,
-                num_seeds=_SEEDS.value,
-                num_devices=_DEVICES.value,
-                parallel=cast(How, _PARALLEL.value),
+                seed=run_flags.SEED.value,
+                num_seeds=run_flags.SEEDS.value,
+                num_devices=run_flags.DEVICES.value,
+                parallel=run_flags.parallel(),
                 report=report,
                 should_stop=should_stop,
             )
@@ -110,9 +73,9 @@ def main(overrides: dict[str, str]) -> None:
     written.append(evaluate.write(directory, result))
     curve = directory / "learning_curve.png"
     rows = read_metrics(directory / "metrics.jsonl")
-    names = [f"seed_{i}/episode/return" for i in range(_SEEDS.value)]
+    names = [f"seed_{i}/episode/return" for i in range(run_flags.SEEDS.value)]
     runs = [[{"step": row["step"], "return": row[n]} for row in rows if n in row] for n in names]
-    if _SEEDS.value == 1:
+    if run_flags.SEEDS.value == 1:
         runs = [
             [{**row, "return": row["episode/return"]} for row in rows if "episode/return" in row]
         ]

@@ -9,10 +9,14 @@ from experiments.configs import (
     dreamer_v3,
     gymnasium,
     iris,
+    nowcasting,
+    representation,
     small,
     storm_original,
+    video_models,
 )
 from worldmodels_jax.training.config import Config
+from worldmodels_jax.training.fit_config import FitConfig
 
 PRESETS: dict[str, Callable[[], Config]] = {
     "debug": small.debug,
@@ -42,4 +46,11 @@ PRESETS: dict[str, Callable[[], Config]] = {
     "iris_atari100k": iris.iris_atari100k,
     "iris_craftax": iris.iris_craftax,
     "storm_original": storm_original.storm_original,
+}
+
+# Of ``experiments.fit``.
+OFFLINE_PRESETS: dict[str, Callable[[], FitConfig]] = {
+    **representation.PRESETS,
+    **nowcasting.PRESETS,
+    **video_models.PRESETS,
 }

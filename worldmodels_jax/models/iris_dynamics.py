@@ -14,9 +14,9 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from worldmodels_jax.nn.resnet import FrameEncoder
-from worldmodels_jax.nn.transformer import CausalTransformer, KVCache
+from worldmodels_jax.nn.transformer import GPT_STD, KVCache, PredictionHead, gpt
 
-_NORMAL = nn.initializers.normal(0.02)
+_NORMAL = nn.initializers.normal(GPT_STD)
 
 
 class Slots(NamedTuple):
@@ -25,20 +25,6 @@ class Slots(NamedTuple):
     tokens: jax.Array  # (B, T', K, N codes)
     reward: jax.Array  # (B, T-1, R)
     termination: jax.Array  # (B, T-1, 2), the second class is the end
-
-
-class _Head(nn.Module):
-    """Linear, ReLU, linear."""
-
-    width: int
-    features: int
-    dtype: Any = None
-
-    @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        x = nn.relu(nn.Dense(self.width, kernel_init=_NORMAL, dtype=self.dtype, name="in")(x))
-        out = nn.Dense(self.features, kernel_init=_NORMAL, dtype=jnp.float32, name="out")
-        return out(x.astype(jnp.float32))
 
 
 class Dynamics(nn.Module):
@@ -82,25 +68,17 @@ class Dynamics(nn.Module):
         def table(rows: int) -> nn.Embed:
             return nn.Embed(rows, self.width, embedding_init=_NORMAL, dtype=self.dtype)
 
-        def head(features: int) -> _Head:
-            return _Head(self.width, features, self.dtype)
+        def head(features: int) -> PredictionHead:
+            return PredictionHead(self.width, features, self.dtype)
 
         self.actions = table(self.num_actions)
         self.codes = table(self.num_codes)
-        self.transformer = CausalTransformer(
+        self.transformer = gpt(
             width=self.width,
             layers=self.layers,
             heads=self.heads,
-            hidden=4 * self.width,
             max_length=self.max_tokens,
             dropout=self.dropout,
-            pre_norm=True,
-            activation="gelu",
-            attention_bias=True,
-            attention_dropout=self.dropout,
-            embedding_dropout=self.dropout,
-            epsilon=1e-5,
-            init_std=0.02,
             dtype=self.dtype,
         )
         self.token_head = head(self.num_codes)

@@ -13,9 +13,10 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from worldmodels_jax.nn.conv import conv4s2
-from worldmodels_jax.nn.quantiser import FrameCodes, FrameTokenizer, Quantiser
+from worldmodels_jax.nn.quantiser import FrameCodes, FrameTokenizer
 from worldmodels_jax.nn.resnet import Conv, ResBlock, conv_patches, group_norm
 from worldmodels_jax.nn.same_conv import upsample_conv
+from worldmodels_jax.nn.seeded_quantiser import euclidean_quantiser
 
 _EPSILON = 1e-6
 
@@ -88,11 +89,13 @@ class IrisTokenizer(FrameTokenizer):
       num_tokens: N, a square number; S / sqrt(N) must be a power of two.
       num_codes: V.
       code_size: K.
-      channels: of every level.
+      channels: of every level, or of each from the image's on.
       blocks: residual blocks of a level of the encoder; the decoder has one more.
       attention_sizes: sides of the maps whose levels have self-attention.
       latent: channels of the latent map.
       commitment: weight of the commitment loss.
+      reseed_every: see `SeededQuantiser`; 0 for codes that only their gradient moves.
+      reseed_below: see `SeededQuantiser`.
       axis_name: mapped axis over which the use of codes is counted.
       dtype: compute dtype.
     """
@@ -102,11 +105,13 @@ class IrisTokenizer(FrameTokenizer):
     num_tokens: int
     num_codes: int
     code_size: int
-    channels: int
+    channels: int | tuple[int, ...]
     blocks: int
     attention_sizes: tuple[int, ...]
     latent: int
     commitment: float
+    reseed_every: int = 0
+    reseed_below: int = 5
     axis_name: str | None = None
     dtype: Any = None
 
@@ -117,39 +122,44 @@ class IrisTokenizer(FrameTokenizer):
         return tuple(self.image_size >> i for i in range(halvings + 1))
 
     def setup(self) -> None:
+        sizes, widths = self.sizes, self.channels
+        if isinstance(widths, int):
+            widths = (widths,) * len(sizes)
+
         def conv(features: int, *size_and_convolution: Any) -> Conv:
             return Conv(features, *size_and_convolution, dtype=self.dtype)
 
         def levels(blocks: int) -> list[_Level]:
             return [
-                _Level(self.channels, blocks, size in self.attention_sizes, self.dtype)
-                for size in self.sizes
+                _Level(width, blocks, size in self.attention_sizes, self.dtype)
+                for width, size in zip(widths, sizes, strict=True)
             ]
 
-        def norm(name: str) -> nn.GroupNorm:
-            return group_norm(self.channels, _EPSILON, self.dtype, name)
+        def norm(width: int, name: str) -> nn.GroupNorm:
+            return group_norm(width, _EPSILON, self.dtype, name)
 
-        width, halvings = self.channels, len(self.sizes) - 1
-        self.encoder_in = conv(width)
+        self.encoder_in = conv(widths[0])
         self.encoder_levels = levels(self.blocks)
-        self.halve = [conv(width, 3, _halve) for _ in range(halvings)]
-        self.encoder_middle = _Middle(width, self.dtype)
-        self.encoder_norm = norm("encoder_norm")
+        self.halve = [conv(width, 3, _halve) for width in widths[:-1]]
+        self.encoder_middle = _Middle(widths[-1], self.dtype)
+        self.encoder_norm = norm(widths[-1], "encoder_norm")
         self.encoder_out = conv(self.latent)
         self.to_code = conv(self.code_size, 1, conv_patches)
-        self.quantiser = Quantiser(
-            "euclidean",
+        self.quantiser = euclidean_quantiser(
             self.num_codes,
             self.code_size,
             self.commitment,
-            axis_name=self.axis_name,
+            self.reseed_every,
+            self.reseed_below,
+            self.axis_name,
         )
         self.from_code = conv(self.latent, 1, conv_patches)
-        self.decoder_in = conv(width)
-        self.decoder_middle = _Middle(width, self.dtype)
+        self.decoder_in = conv(widths[-1])
+        self.decoder_middle = _Middle(widths[-1], self.dtype)
         self.decoder_levels = levels(self.blocks + 1)
-        self.double = [conv(width, 3, upsample_conv) for _ in range(halvings)]
-        self.decoder_norm = norm("decoder_norm")
+        # Each before the level of finer maps, so with the channels of the level of coarser ones.
+        self.double = [conv(width, 3, upsample_conv) for width in widths[1:]]
+        self.decoder_norm = norm(widths[0], "decoder_norm")
         self.decoder_out = conv(self.image_channels)
 
     def encode(

@@ -117,7 +117,7 @@ def update_codebook(
         allowed = (entropy < 1.0) | (codebook.updates < revival_limit)
     revive = allowed & (entropy < jnp.log2(num_codes) - 2.0)
     dead = revive & (usage < 0.1 / num_codes)
-    donors = _donors(vectors, weight, num_codes, key, axis_name)
+    donors = donor_vectors(vectors, weight, num_codes, key, axis_name)
     codes = normalise(jnp.where(dead[:, None], donors, codes))
     usage = jnp.where(dead, 1.0 / num_codes, usage)
     # A batch without a valid vector says nothing of how codes are used.
@@ -126,7 +126,7 @@ def update_codebook(
     return jax.tree.map(lambda new, old: jnp.where(seen, new, old), after, codebook)
 
 
-def _donors(
+def donor_vectors(
     vectors: jax.Array, weight: jax.Array, num_codes: int, key: jax.Array, axis_name: str | None
 ) -> jax.Array:
     """A random valid vector for each code, ``(N, K)``."""

@@ -13,6 +13,8 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+GPT_STD = 0.02  # of the normal numbers that GPT-2's kernels and tables start from
+
 
 class KVCache(NamedTuple):
     """Projected keys and values of the tokens consumed so far.
@@ -55,7 +57,8 @@ class _Attention(nn.Module):
     """Multi-head attention; q, k, v projected from x, keys and values optionally via a cache."""
 
     heads: int
-    use_bias: bool
+    use_bias: bool  # of q, k and v
+    out_bias: bool | None = None  # of o; None as q, k and v
     dropout: float = 0.0
     init_std: float | None = None
     dtype: Any = None
@@ -72,14 +75,12 @@ class _Attention(nn.Module):
         width = x.shape[-1]
         shape = (*x.shape[:-1], self.heads, width // self.heads)
 
-        def dense(name: str) -> nn.Dense:
+        def dense(name: str, use_bias: bool) -> nn.Dense:
             init = _kernel_init(self.init_std)
-            return nn.Dense(
-                width, use_bias=self.use_bias, kernel_init=init, dtype=self.dtype, name=name
-            )
+            return nn.Dense(width, use_bias=use_bias, kernel_init=init, dtype=self.dtype, name=name)
 
         def project(name: str) -> jax.Array:
-            return dense(name)(x).reshape(shape)
+            return dense(name, self.use_bias)(x).reshape(shape)
 
         query, key, value = project("query"), project("key"), project("value")
         if cache is not None:
@@ -97,7 +98,8 @@ class _Attention(nn.Module):
             out = jax.nn.dot_product_attention(query, key, value, mask=mask)
         else:
             out = self._attend_with_dropout(query, key, value, mask)
-        return dense("out")(out.reshape(x.shape)), cache
+        out_bias = self.use_bias if self.out_bias is None else self.out_bias
+        return dense("out", out_bias)(out.reshape(x.shape)), cache
 
     def _attend_with_dropout(
         self, query: jax.Array, key: jax.Array, value: jax.Array, mask: jax.Array | None
@@ -233,6 +235,59 @@ class CausalTransformer(nn.Module):
         return nn.Dense(self.width, kernel_init=init, dtype=self.dtype, name=f"down_{layer}")(up)
 
 
+def gpt(
+    *, width: int, layers: int, heads: int, max_length: int, dropout: float, dtype: Any
+) -> CausalTransformer:
+    """The layers of GPT-2, with one rate for all dropout: those of IRIS and of NowcastingGPT.
+
+    Args:
+      width: D.
+      layers: K.
+      heads: attention heads.
+      max_length: rows of the position table.
+      dropout: rate on embeddings, attention weights and residual branches alike.
+      dtype: compute dtype.
+    """
+    return CausalTransformer(
+        width=width,
+        layers=layers,
+        heads=heads,
+        hidden=4 * width,
+        max_length=max_length,
+        dropout=dropout,
+        pre_norm=True,
+        activation="gelu",
+        attention_bias=True,
+        attention_dropout=dropout,
+        embedding_dropout=dropout,
+        epsilon=1e-5,
+        init_std=GPT_STD,
+        dtype=dtype,
+    )
+
+
+class PredictionHead(nn.Module):
+    """Logits of a hidden state: linear, ReLU, linear, with kernels as in ``gpt``.
+
+    Attributes:
+      width: of the hidden layer.
+      features: number of logits.
+      dtype: compute dtype of the hidden layer; logits are float32.
+    """
+
+    width: int
+    features: int
+    dtype: Any = None
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """``(..., D) -> (..., features)`` float32."""
+        init = nn.initializers.normal(GPT_STD)
+        x = nn.relu(nn.Dense(self.width, kernel_init=init, dtype=self.dtype, name="in")(x))
+        out = nn.Dense(self.features, kernel_init=init, dtype=jnp.float32, name="out")
+        return out(x.astype(jnp.float32))
+
+
 class BidirectionalTransformer(nn.Module):
     """Pre-norm transformer over N tokens that all see one another; gelu, both residuals.
 
@@ -240,12 +295,14 @@ class BidirectionalTransformer(nn.Module):
       layers: number of layers.
       heads: attention heads; must divide the width.
       hidden: units of the feed-forward layer.
+      attention_bias: whether q, k and v have a bias; o has one.
       dtype: compute dtype.
     """
 
     layers: int
     heads: int
     hidden: int
+    attention_bias: bool = True
     dtype: Any = None
 
     @nn.compact
@@ -255,7 +312,11 @@ class BidirectionalTransformer(nn.Module):
         for layer in range(self.layers):
             normed = nn.LayerNorm(dtype=self.dtype, name=f"norm_attention_{layer}")(x)
             attention = _Attention(
-                self.heads, use_bias=True, dtype=self.dtype, name=f"attention_{layer}"
+                self.heads,
+                use_bias=self.attention_bias,
+                out_bias=True,
+                dtype=self.dtype,
+                name=f"attention_{layer}",
             )
             x = x + attention(normed, None)[0]
             normed = nn.LayerNorm(dtype=self.dtype, name=f"norm_mlp_{layer}")(x)
