@@ -10,7 +10,6 @@ of the readings showed all claims at once.
 """
 
 import dataclasses
-import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,15 +17,13 @@ from typing import Any
 import numpy as np
 from absl import flags
 
-from experiments import common
+from experiments import acceptance, common
 from experiments.configs.representation import sprites16
 from experiments.representation import evaluate_run
 from worldmodels_jax.data.dataset import Dataset
 from worldmodels_jax.evaluation.image_features import random_conv
-from worldmodels_jax.evaluation.representation import FAST
-from worldmodels_jax.files import replacing
+from worldmodels_jax.evaluation.representation import FAST, Tables
 from worldmodels_jax.training.data_config import load_data
-from worldmodels_jax.training.fit import fit, load_fit
 from worldmodels_jax.training.fit_config import FitConfig
 
 Row = dict[str, float]
@@ -147,10 +144,7 @@ def report(result: Mapping[str, Any]) -> str:
     for name, rows in result["rows"].items():
         means = [np.mean([row[column] for row in rows]) for column in COLUMNS]
         lines.append(f"| {name} | " + " | ".join(f"{value:.3g}" for value in means) + " |")
-    lines += ["", "| claim | held | values |", "|---|---|---|"]
-    for claim, outcome in result["claims"].items():
-        held = "yes" if outcome["passed"] else "no"
-        lines.append(f"| {claim} | {held} | {', '.join(map(str, outcome['values']))} |")
+    lines += acceptance.claims_table(result["claims"], "values")
     return "\n".join(lines) + "\n"
 
 
@@ -179,17 +173,20 @@ def accept(
     data: Dataset = load_data(first.data, None)
     features = [random_conv(data.train["image"])]
     tables: dict[str, list[Any]] = {}
+
+    def evaluate(run: Any) -> Tables:
+        return evaluate_run(
+            run.system,
+            run.variables,
+            data,
+            fast=True,
+            seed=run.seed,
+            sizes=SIZES,
+            features=features,
+        )
+
     for name, config in configs.items():
-        fit(config, runs / name, num_seeds=num_seeds, dataset=data)
-        tables[name] = []
-        for seed in range(num_seeds):
-            run: Any = load_fit(runs / name, seed=seed, dataset=data)
-            tables[name].append(
-                evaluate_run(
-                    run.system, run.variables, data,
-                    fast=True, seed=seed, sizes=SIZES, features=features,
-                )
-            )  # fmt: skip
+        tables[name] = acceptance.fit_and_evaluate(config, runs / name, data, num_seeds, evaluate)
         print(
             f"{name}: { {k: round(v, 3) for k, v in row_of(tables[name][0]).items()} }", flush=True
         )
@@ -205,12 +202,7 @@ def accept(
         "tables": tables,
         "losses": {name: dataclasses.asdict(config.loss) for name, config in configs.items()},
     }
-    for file, text in {
-        "acceptance.json": json.dumps(result, indent=2) + "\n",
-        "acceptance.md": report(result),
-    }.items():
-        with replacing(out / file) as temporary:
-            temporary.write_text(text)
+    acceptance.write_report(out, result, report(result))
     return result
 
 
@@ -218,15 +210,10 @@ def main(overrides: dict[str, str]) -> None:
     """Run it."""
     del overrides
     given = flags.FLAGS
-    out = Path(given.out)
-    result = accept(out, Path(given.runs), num_seeds=given.seeds, extension=given.extension)
-    print(report(result))
-    print(f"Wrote {out / 'acceptance.json'} and {out / 'acceptance.md'}")
+    accept(Path(given.out), Path(given.runs), num_seeds=given.seeds, extension=given.extension)
 
 
 if __name__ == "__main__":
-    flags.DEFINE_string("out", "results/alpha_tcvae", "Directory of the report.")
-    flags.DEFINE_string("runs", "runs/alpha_tcvae_acceptance", "Directory of the runs.")
-    flags.DEFINE_integer("seeds", 3, "Seeds, from 0.", lower_bound=1)
+    acceptance.define_flags("alpha_tcvae")
     flags.DEFINE_bool("extension", False, "Train β-TCVAE and the reading mi_tc too.")
     common.run_app(main)

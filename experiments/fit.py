@@ -13,7 +13,6 @@ from tqdm import tqdm
 
 from experiments import common, evaluate_fit, run_flags
 from experiments.configs import OFFLINE_PRESETS
-from worldmodels_jax.training.directory import saved_steps
 from worldmodels_jax.training.fit import fit
 from worldmodels_jax.training.fit_config import num_steps
 from worldmodels_jax.training.parallel import is_main_process, num_hosts
@@ -50,19 +49,14 @@ def main(overrides: dict[str, str]) -> None:
             fit(
                 config,
                 directory,
-                seed=run_flags.SEED.value,
-                num_seeds=run_flags.SEEDS.value,
+                **run_flags.chosen(),
                 dataset=data,
-                num_devices=run_flags.DEVICES.value,
-                parallel=run_flags.parallel(),
                 report=report,
                 show=show,
                 should_stop=should_stop,
             )
     if should_stop():
-        saved = saved_steps(directory)
-        where = f"saved at step {saved[-1]}" if saved else "nothing to save yet"
-        print(f"Stopped, {where}: the same command with --run={directory} goes on")
+        run_flags.tell_stopped(directory)
         return
     if num_hosts() > 1:
         if is_main_process():

@@ -11,7 +11,6 @@ loss changes is told with intervals, not checked: the published margins are smal
 """
 
 import dataclasses
-import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,13 +19,11 @@ import numpy as np
 from absl import flags
 from scipy import stats  # type: ignore[import-untyped]
 
-from experiments import common
+from experiments import acceptance, common
 from experiments.configs.nowcasting import nowcasting_gpt
 from experiments.nowcast import evaluate_run
-from worldmodels_jax.files import replacing
 from worldmodels_jax.models.nowcasting_config import NowcastingLossConfig
 from worldmodels_jax.training.data_config import load_data
-from worldmodels_jax.training.fit import fit, load_fit
 from worldmodels_jax.training.fit_config import FitConfig, PartTraining
 
 HEADS = ("frame_vit", "frame_vit_forecast", "token_table", "fixed_tokens")
@@ -183,10 +180,7 @@ def report(result: Mapping[str, Any]) -> str:
                 cell += f" ({_number(_mean([row[f'{column}_last'] for row in rows]))})"
             cells.append(cell)
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
-    lines += ["", "| claim | held | gain, each seed |", "|---|---|---|"]
-    for claim, outcome in result["claims"].items():
-        held = "yes" if outcome["passed"] else "no"
-        lines.append(f"| {claim} | {held} | {', '.join(map(str, outcome['values']))} |")
+    lines += acceptance.claims_table(result["claims"], "gain, each seed")
     if result["differences"]:
         lines += [
             "",
@@ -252,13 +246,13 @@ def accept(
     data = load_data(base.data, None)
     rows: dict[str, list[Row]] = {name: [] for name in (*PERSISTENCE, *configs)}
     results: dict[str, list[Any]] = {}
+
+    def evaluate(run: Any) -> dict[str, Any]:
+        return evaluate_run(run.system, run.variables, data, members=members, seed=run.seed)
+
     for name, config in configs.items():
-        fit(config, runs / name, num_seeds=num_seeds, dataset=data)
-        results[name] = []
-        for seed in range(num_seeds):
-            run: Any = load_fit(runs / name, seed=seed, dataset=data)
-            found = evaluate_run(run.system, run.variables, data, members=members, seed=seed)
-            results[name].append(found)
+        results[name] = acceptance.fit_and_evaluate(config, runs / name, data, num_seeds, evaluate)
+        for found in results[name]:
             rows[name].append(row_of(found, "model_mean"))
             if name == WITHOUT:
                 for simple in PERSISTENCE:
@@ -275,12 +269,7 @@ def accept(
         "results": results,
         "losses": {name: dataclasses.asdict(config.loss) for name, config in configs.items()},
     }
-    for file, text in {
-        "acceptance.json": json.dumps(result, indent=2) + "\n",
-        "acceptance.md": report(result),
-    }.items():
-        with replacing(out / file) as temporary:
-            temporary.write_text(text)
+    acceptance.write_report(out, result, report(result))
     return result
 
 
@@ -288,23 +277,18 @@ def main(overrides: dict[str, str]) -> None:
     """Run it."""
     del overrides
     given = flags.FLAGS
-    out = Path(given.out)
-    result = accept(
-        out,
+    accept(
+        Path(given.out),
         Path(given.runs),
         num_seeds=given.seeds,
         heads=given.heads,
         scales=[float(scale) for scale in given.scales],
         members=given.members,
     )
-    print(report(result))
-    print(f"Wrote {out / 'acceptance.json'} and {out / 'acceptance.md'}")
 
 
 if __name__ == "__main__":
-    flags.DEFINE_string("out", "results/nowcasting", "Directory of the report.")
-    flags.DEFINE_string("runs", "runs/nowcasting_acceptance", "Directory of the runs.")
-    flags.DEFINE_integer("seeds", 3, "Seeds, from 0.", lower_bound=1)
+    acceptance.define_flags("nowcasting")
     flags.DEFINE_integer("members", 5, "Forecasts of an event.", lower_bound=1)
     flags.DEFINE_multi_enum("heads", list(HEADS), list(HEADS), "Heads to train, each by --heads=.")
     flags.DEFINE_list("scales", ["0.5", "2"], "Weights of the extreme value loss.")

@@ -1,11 +1,13 @@
 """The flags that the programs which train have in common."""
 
 from collections.abc import Mapping
-from typing import cast
+from pathlib import Path
+from typing import Any, cast
 
 from absl import flags
 from tqdm import tqdm
 
+from worldmodels_jax.training.directory import saved_steps
 from worldmodels_jax.training.metrics import console_line
 from worldmodels_jax.training.parallel import How, join_hosts
 
@@ -44,9 +46,21 @@ def join() -> None:
     )
 
 
-def parallel() -> How:
-    """How devices are mapped over."""
-    return cast(How, PARALLEL.value)
+def chosen() -> dict[str, Any]:
+    """The arguments of ``train`` and ``fit`` that flags choose."""
+    return {
+        "seed": SEED.value,
+        "num_seeds": SEEDS.value,
+        "num_devices": DEVICES.value,
+        "parallel": cast(How, PARALLEL.value),
+    }
+
+
+def tell_stopped(directory: Path) -> None:
+    """Say how a run that a signal has stopped goes on."""
+    saved = saved_steps(directory)
+    where = f"saved at step {saved[-1]}" if saved else "nothing to save yet"
+    print(f"Stopped, {where}: the same command with --run={directory} goes on")
 
 
 def advance(bar: tqdm, step: int, total: int, shown: Mapping[str, float | None]) -> None:

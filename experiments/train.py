@@ -12,7 +12,6 @@ from tqdm import tqdm
 
 from experiments import common, evaluate, imagine, run_flags
 from worldmodels_jax.training.config import Config
-from worldmodels_jax.training.load import saved_steps
 from worldmodels_jax.training.metrics import read_metrics
 from worldmodels_jax.training.parallel import is_main_process, num_hosts
 from worldmodels_jax.training.parts import build
@@ -49,17 +48,12 @@ def main(overrides: dict[str, str]) -> None:
             train(
                 config,
                 directory,
-                seed=run_flags.SEED.value,
-                num_seeds=run_flags.SEEDS.value,
-                num_devices=run_flags.DEVICES.value,
-                parallel=run_flags.parallel(),
+                **run_flags.chosen(),
                 report=report,
                 should_stop=should_stop,
             )
     if should_stop():
-        saved = saved_steps(directory)
-        where = f"saved at step {saved[-1]}" if saved else "nothing to save yet"
-        print(f"Stopped, {where}: the same command with --run={directory} goes on")
+        run_flags.tell_stopped(directory)
         return
     if num_hosts() > 1:
         # Reading a checkpoint is an act of all hosts; playing is one's.
