@@ -239,5 +239,6 @@ def refuse_playing() -> None:
 
 
 if __name__ == "__main__":
+    flags.adopt_module_key_flags(evaluate_fit)  # --help shows them
     flags.DEFINE_string("run", None, "Directory of the run.", required=True)
     common.run_app(main)

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
+from absl import flags
 from tqdm import tqdm
 
 from experiments import common, evaluate_fit, run_flags
@@ -93,4 +94,6 @@ def write_pictures(directory: Path, step: int, pictures: Mapping[str, np.ndarray
 
 
 if __name__ == "__main__":
+    for module in (run_flags, evaluate_fit):
+        flags.adopt_module_key_flags(module)  # --help shows them
     common.run_app(main, fields=True, presets=OFFLINE_PRESETS, default=OFFLINE_PRESETS[DEFAULT])

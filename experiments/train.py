@@ -8,6 +8,7 @@ The same command with the same --run directory resumes an interrupted run, bit-i
 from collections.abc import Mapping
 from pathlib import Path
 
+from absl import flags
 from tqdm import tqdm
 
 from experiments import common, evaluate, imagine, run_flags
@@ -89,4 +90,5 @@ def is_visual(config: Config) -> bool:
 
 
 if __name__ == "__main__":
+    flags.adopt_module_key_flags(run_flags)  # --help shows them
     common.run_app(main, fields=True)

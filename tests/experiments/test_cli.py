@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from experiments.configs import PRESETS
+from experiments.configs import OFFLINE_PRESETS, PRESETS
 from worldmodels_jax.config import describe
 from worldmodels_jax.training.config import Config
 
@@ -106,6 +106,17 @@ def test_help_names_presets_and_fields_with_their_meaning() -> None:
         path, *rest = re.split(r"  +", line)
         assert len(rest) == 3, f"{path} has no documentation"
     for flag in ("--config", "--run", "--seed", "--seeds"):
+        assert f"  {flag}: " in text
+
+
+def test_help_of_fit_names_its_own_presets_and_fields() -> None:
+    text = run("experiments.fit", "--help").stdout
+    for name, make in OFFLINE_PRESETS.items():
+        assert f"  {name}: {make.__doc__.splitlines()[0]}" in text
+    for line in describe(OFFLINE_PRESETS["alpha_tcvae_sprites16"]()).splitlines()[1:]:
+        assert line in text
+        assert len(re.split(r"  +", line)) == 4, f"{line} has no documentation"
+    for flag in ("--config", "--run", "--seeds", "--data_dir", "--cache_dir", "--[no]fast"):
         assert f"  {flag}: " in text
 
 
