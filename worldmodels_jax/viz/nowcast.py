@@ -70,4 +70,4 @@ def plot_nowcast(
     if title:
         figure.suptitle(title, fontsize=9)
     with replacing(path) as temporary:
-        figure.savefig(temporary, format="png", metadata={"Software": None})
+        figure.savefig(temporary, format="png", metadata={"Software": None}, bbox_inches="tight")
