@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from experiments import nowcast, nowcasting_acceptance
+from experiments import nowcast
 from experiments.configs.nowcasting import PRESETS, nowcasting_gpt, nowcasting_gpt_knmi
 from experiments.nowcasting_acceptance import SCORES, Variant, accept, check, differences, with_evl
 from worldmodels_jax.config import apply_overrides, from_dict, to_dict
@@ -17,6 +17,7 @@ from worldmodels_jax.models.nowcasting_config import RainPatchConfig, RainTransf
 from worldmodels_jax.models.nowcasting_gpt import make_nowcasting_gpt
 from worldmodels_jax.training.data_config import RainConfig
 from worldmodels_jax.training.data_knmi import RadarSource
+from worldmodels_jax.training.fit import load_fit
 from worldmodels_jax.training.fit_config import FitConfig, FitTraining, PartTraining, trained_parts
 from worldmodels_jax.types import DataSpec
 
@@ -84,7 +85,7 @@ def test_acceptance_in_a_few_steps(tmp_path: Path) -> None:
     assert "extremes of 1 mm in 3 h" in told
     assert "lagrangian_persistence" in told
 
-    loaded: Any = nowcasting_acceptance.load_fit(tmp_path / "runs/no_evl")
+    loaded: Any = load_fit(tmp_path / "runs/no_evl")
     (path,) = nowcast.draw(loaded, tmp_path)
     assert path.stat().st_size > 10_000
     # Scores are those of the forecasts: the same seed makes the same.
