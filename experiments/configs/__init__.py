@@ -7,6 +7,7 @@ from experiments.configs import (
     craftax,
     dmc,
     dreamer_v3,
+    factor_files,
     gymnasium,
     iris,
     nowcasting,
@@ -51,6 +52,7 @@ PRESETS: dict[str, Callable[[], Config]] = {
 # Of ``experiments.fit``.
 OFFLINE_PRESETS: dict[str, Callable[[], FitConfig]] = {
     **representation.PRESETS,
+    **factor_files.PRESETS,
     **nowcasting.PRESETS,
     **video_models.PRESETS,
 }

@@ -1,11 +1,13 @@
 """``experiments.fit`` and ``experiments.evaluate`` of its runs, as a user starts them."""
 
+import dataclasses
 import json
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import jax
+import numpy as np
 import pytest
 from absl import flags
 from absl.testing import flagsaver
@@ -15,6 +17,7 @@ from experiments import common, evaluate, fit
 from experiments import train as train_program
 from experiments.configs import OFFLINE_PRESETS
 from worldmodels_jax.config import from_dict, to_dict
+from worldmodels_jax.data import factor_files
 from worldmodels_jax.training.fit import load_fit
 from worldmodels_jax.training.fit_config import FitConfig
 
@@ -132,3 +135,26 @@ def test_an_agents_flags_are_no_flags_of_a_representation() -> None:
         flags.FLAGS(["program", "--greedy"])
         with pytest.raises(ValueError, match="--greedy is for agents"):
             evaluate.refuse_playing()
+
+
+def test_a_public_file_is_read_from_the_folder_that_is_given(
+    start: Callable, quick_evaluation: list, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small = dataclasses.replace(
+        factor_files.FILES["mpi3d_real"],
+        image_shape=(16, 16, 3),
+        factor_names=("a", "b"),
+        factor_sizes=(4, 6),
+    )
+    monkeypatch.setattr(factor_files, "FILES", {"mpi3d_real": small})
+    images = np.random.default_rng(0).integers(0, 255, (24, 16, 16, 3)).astype(np.uint8)
+    np.savez(tmp_path / small.path, images=images)
+    arguments = [
+        *["--config=alpha_tcvae_mpi3d_real", f"--run={tmp_path / 'run'}"],
+        *["--config.training.epochs=1", "--config.training.batch_size=8"],
+        *["--config.model.channels=(4,4)", "--config.model.hidden=8"],
+    ]
+    assert "give the folder that holds them" in str(start(fit.main, *arguments))
+    assert start(fit.main, *arguments, f"--data_dir={tmp_path}") is None
+    assert json.loads((tmp_path / "run/evaluation.json").read_text())["test_examples"] == 4
+    assert load_fit(tmp_path / "run", data_dir=tmp_path).step == 2
