@@ -14,6 +14,7 @@ from worldmodels_jax.models import iris_parts
 from worldmodels_jax.models.delta_iris import make_delta_iris
 from worldmodels_jax.models.iris_config import DeltaIrisConfig, delta_iris_tiny16
 from worldmodels_jax.models.world_model import Loss
+from worldmodels_jax.nn.quantiser import tokenizer_variables
 from worldmodels_jax.ops.frames import from_square, from_uint8, to_pixels, to_square
 from worldmodels_jax.types import Environment, EnvSpec, PyTree, Record
 
@@ -245,7 +246,7 @@ def make_reconstruct(
         variables: PyTree, frames: jax.Array, previous: jax.Array, action: jax.Array
     ) -> jax.Array:
         unit = [to_square(from_uint8(x), tokenizer.image_size) for x in (frames, previous)]
-        decoded = tokenizer.apply(iris_parts.tokenizer_variables(variables), *unit, action)
+        decoded = tokenizer.apply(tokenizer_variables(variables), *unit, action)
         return to_pixels(from_square(decoded, spec.observation_shape))
 
     return reconstruct

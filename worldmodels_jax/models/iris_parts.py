@@ -17,7 +17,7 @@ from worldmodels_jax.models.iris_config import (
 from worldmodels_jax.models.iris_dynamics import Slots
 from worldmodels_jax.nn.delta_tokenizer import DeltaTokenizer
 from worldmodels_jax.nn.iris_tokenizer import IrisTokenizer
-from worldmodels_jax.nn.quantiser import COLLECTION
+from worldmodels_jax.nn.quantiser import COLLECTION, tokenizer_variables
 from worldmodels_jax.ops import twohot
 from worldmodels_jax.ops.collectives import masked_mean, pmean
 from worldmodels_jax.ops.frames import from_square, from_uint8, to_square
@@ -94,12 +94,6 @@ def dynamics_sizes(
         "heads": config.heads,
         "dropout": config.dropout,
     }
-
-
-def tokenizer_variables(variables: PyTree) -> PyTree:
-    """The tokenizer's part of a model's variables."""
-    state = {COLLECTION: variables[COLLECTION]} if COLLECTION in variables else {}
-    return {"params": variables["params"]["tokenizer"], **state}
 
 
 # Losses

@@ -9,7 +9,7 @@ import optax
 from worldmodels_jax.models.nowcasting_config import FRAME_HEADS, RainPatchConfig
 from worldmodels_jax.models.nowcasting_networks import FrameClassifier, Networks
 from worldmodels_jax.models.offline import Batch
-from worldmodels_jax.nn.quantiser import COLLECTION
+from worldmodels_jax.nn.quantiser import COLLECTION, tokenizer_variables
 from worldmodels_jax.ops.extreme_value import evl, evl_weights, reduce_evl
 from worldmodels_jax.ops.pyramid import laplacian_pyramid_l1
 from worldmodels_jax.ops.rain_events import sequence_label, token_labels
@@ -42,7 +42,7 @@ def tokenizer_loss(
         return codes, decoded, tokenizer.entropy(codes, valid)
 
     (codes, decoded, entropy), state = m.tokenizer.apply(
-        m.tokenizer_variables(variables), method=run, mutable=[COLLECTION]
+        tokenizer_variables(variables), method=run, mutable=[COLLECTION]
     )
     error = decoded - frames
     l1, l2 = jnp.abs(error).mean(), (error**2).mean()

@@ -18,7 +18,7 @@ from worldmodels_jax.models.nowcasting_config import (
 from worldmodels_jax.nn.frame_classifier import FrameClassifier
 from worldmodels_jax.nn.iris_tokenizer import IrisTokenizer
 from worldmodels_jax.nn.patch_tokenizer import PatchTokenizer
-from worldmodels_jax.nn.quantiser import COLLECTION
+from worldmodels_jax.nn.quantiser import COLLECTION, tokenizer_variables
 from worldmodels_jax.nn.transformer import (
     GPT_STD,
     KVCache,
@@ -158,15 +158,10 @@ class Networks(NamedTuple):
         """Rates ``(..., H, W)`` in mm/h of what a decoder made, ``(..., H, W, 1)``."""
         return jnp.maximum(frames[..., 0], 0.0) * self.config.scale
 
-    def tokenizer_variables(self, variables: PyTree) -> PyTree:
-        """The tokenizer's part of the variables."""
-        state = {COLLECTION: variables[COLLECTION]} if COLLECTION in variables else {}
-        return {"params": variables["params"]["tokenizer"], **state}
-
     def tokenise(self, variables: PyTree, rates: jax.Array) -> jax.Array:
         """Tokens ``(B, T, N)`` int32 of rates ``(B, T, H, W)`` in mm/h."""
         codes = self.tokenizer.apply(
-            self.tokenizer_variables(variables), self.scaled(rates), method="encode"
+            tokenizer_variables(variables), self.scaled(rates), method="encode"
         )
         return codes.tokens
 
@@ -176,7 +171,7 @@ class Networks(NamedTuple):
         def decode(tokenizer: Any) -> jax.Array:
             return tokenizer.decode(tokenizer.embed(tokens))
 
-        return self.rates(self.tokenizer.apply(self.tokenizer_variables(variables), method=decode))
+        return self.rates(self.tokenizer.apply(tokenizer_variables(variables), method=decode))
 
 
 def make_networks(

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from worldmodels_jax.ops.collectives import pmean, psum
+from worldmodels_jax.types import PyTree
 
 Variant = Literal["cosine_ema", "euclidean"]
 
@@ -282,3 +283,14 @@ class FrameTokenizer(nn.Module):
     ) -> jax.Array:
         """Reconstruct frames."""
         return self.decode(self.encode(frame, previous, action).vectors, previous, action)
+
+
+def tokenizer_variables(variables: PyTree) -> PyTree:
+    """A tokenizer's own variables, of those of a model that it is a part of.
+
+    Args:
+      variables: with the tokenizer's parameters as ``params["tokenizer"]`` and, of a codebook that
+        is not trained by gradient alone, the collection of its state.
+    """
+    state = {COLLECTION: variables[COLLECTION]} if COLLECTION in variables else {}
+    return {"params": variables["params"]["tokenizer"], **state}
