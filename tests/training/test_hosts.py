@@ -1,16 +1,14 @@
 """Two processes with two virtual devices each are one program; one that is lost ends the other."""
 
-import os
 import shutil
-import socket
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
+from two_hosts import finish, overriding, start_two
 
 from worldmodels_jax.config import apply_overrides
 from worldmodels_jax.training.config import Config
@@ -18,7 +16,6 @@ from worldmodels_jax.training.metrics import read_metrics
 from worldmodels_jax.training.parallel import join_hosts
 from worldmodels_jax.training.run import load, train
 
-ROOT = Path(__file__).parents[2]
 OVERRIDES = {
     "env.num_envs": "4",
     "model.prior": "mlp",
@@ -38,41 +35,18 @@ IDLE = OVERRIDES | {
 }
 
 
-def start_two(run: Path, overrides: dict[str, str], *flags: str) -> list[subprocess.Popen]:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    environment = os.environ | {
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=2 --xla_backend_optimization_level=0",
-        "JAX_PLATFORMS": "cpu",
-    }
-    command = [sys.executable, "-m", "experiments.train", "--config=debug", f"--run={run}", *flags]
-    command += [f"--config.{name}={value}" for name, value in overrides.items()]
-    command += [f"--coordinator=127.0.0.1:{port}", "--num_processes=2"]
-    return [
-        subprocess.Popen(
-            [*command, f"--process_id={i}"],
-            cwd=ROOT,
-            env=environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for i in range(2)
-    ]
+def start_training(run: Path, overrides: dict[str, str], *flags: str) -> list[subprocess.Popen]:
+    run_flag = f"--run={run}"
+    return start_two(
+        "experiments.train", "--config=debug", run_flag, *overriding(overrides), *flags
+    )
 
 
 @pytest.fixture(scope="module")
 def together(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
     """96 steps of two processes with two devices each."""
     run = tmp_path_factory.mktemp("hosts") / "run"
-    processes = start_two(run, OVERRIDES)
-    try:
-        outputs = [process.communicate(timeout=600)[0] for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
-    assert [process.returncode for process in processes] == [0, 0], outputs
+    outputs = finish(start_training(run, OVERRIDES))
     return run, outputs
 
 
@@ -137,7 +111,7 @@ def test_a_lost_host_ends_the_other_and_the_run_goes_on(
     config: Config, tmp_path: Path, lost: int
 ) -> None:
     run = tmp_path / "run"
-    processes = start_two(run, IDLE, "--heartbeat_timeout=10")
+    processes = start_training(run, IDLE, "--heartbeat_timeout=10")
     left = processes[1 - lost]
     try:
         deadline = time.monotonic() + 300
