@@ -26,7 +26,7 @@ def arrays(request: pytest.FixtureRequest, tmp_path: Path):
 
 
 def test_chunks_follow_one_another(arrays: dict) -> None:
-    source = open_input(arrays, 4, [7], 3, make_mapping(1))
+    source = open_input(arrays, 4, [7], 3, 8, make_mapping(1))
     whole = X[batch_indices(20, 4, 7, 0, 9)]
     try:
         read = [np.asarray(source.read(at, count)["x"]) for at, count in ((0, 3), (3, 3), (6, 2))]

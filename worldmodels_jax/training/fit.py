@@ -124,7 +124,7 @@ def fit(
         if done:
             state, _ = checkpoints.restore(done, abstract(state))
         source = open_input(
-            data.train, config.training.batch_size, seeds, config.training.chunk, mapping
+            data.train, config.training.batch_size, seeds, config.training.chunk, steps, mapping
         )
         stack.callback(source.close)
 

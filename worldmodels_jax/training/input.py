@@ -61,7 +61,12 @@ def _take(x: np.ndarray, index: np.ndarray) -> np.ndarray:
 
 
 def open_input(
-    arrays: Arrays, batch_size: int, seeds: Sequence[int], chunk: int, mapping: DeviceMapping
+    arrays: Arrays,
+    batch_size: int,
+    seeds: Sequence[int],
+    chunk: int,
+    last_step: int,
+    mapping: DeviceMapping,
 ) -> Input:
     """Open a source of batches.
 
@@ -70,6 +75,7 @@ def open_input(
       batch_size: B, of all devices.
       seeds: trained at once.
       chunk: K of a whole chunk.
+      last_step: after which nothing is gathered ahead.
       mapping: over devices, which batches are split over.
     """
     axis = 1 if len(seeds) == 1 else 2
@@ -86,7 +92,9 @@ def open_input(
         seconds[0] += time.monotonic() - started
         ahead.clear()
         following = first_step + count
-        ahead[following] = pool.submit(gather, arrays, batch_size, seeds, following, chunk)
+        if following < last_step:
+            length = min(chunk, last_step - following)
+            ahead[following] = pool.submit(gather, arrays, batch_size, seeds, following, length)
         cut = (slice(None),) * (axis - 1) + (slice(count),)
         return mapping.place({name: x[cut] for name, x in batches.items()}, axis)
 
