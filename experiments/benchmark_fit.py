@@ -3,12 +3,14 @@
   python -m experiments.benchmark_fit --presets=alpha_tcvae_sprites16,nowcasting_gpt --steps=1000
 
 Each preset trains in a temporary directory, as ``experiments.fit`` would, without accounts of the
-first chunk, which compiles. A chunk's waiting is the time in which the host had no batches ready.
+first chunk, which compiles. A chunk's waiting is the time in which the host had no batches ready;
+how many batches a second it gathers when it does nothing else is measured before.
 """
 
 import dataclasses
 import json
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +19,16 @@ from absl import flags
 
 from experiments import common
 from experiments.benchmark import machine
+from worldmodels_jax.data.dataset import Arrays
 from worldmodels_jax.evaluation import cost
 from worldmodels_jax.files import replacing
 from worldmodels_jax.training.data_config import load_data
 from worldmodels_jax.training.fit import fit
 from worldmodels_jax.training.fit_config import FitConfig
+from worldmodels_jax.training.input import gather
 from worldmodels_jax.training.metrics import read_metrics
+
+_GATHERED = 5  # chunks
 
 
 def measure(config: FitConfig, steps: int, num_seeds: int) -> dict[str, Any]:
@@ -34,9 +40,18 @@ def measure(config: FitConfig, steps: int, num_seeds: int) -> dict[str, Any]:
       num_seeds: trained at once.
 
     Returns:
-      Quartiles over chunks of the steps per second, and the share of the time spent waiting.
+      Quartiles over chunks of the steps per second and of the batches per second that the host
+      gathers, all seeds' batches of a step being one, and the share of the time spent waiting.
+
+    Raises:
+      ValueError: unless the steps are whole chunks.
     """
     chunk = config.training.chunk
+    if steps % chunk:
+        raise ValueError(
+            f"--steps={steps} is no whole number of chunks of {config.preset}: give a multiple of "
+            f"training.chunk={chunk}."
+        )
     training = dataclasses.replace(
         config.training, steps=chunk + steps, epochs=0, checkpoint_every=10**9
     )
@@ -47,6 +62,10 @@ def measure(config: FitConfig, steps: int, num_seeds: int) -> dict[str, Any]:
     parts = dataclasses.replace(config.parts, **always)
     config = dataclasses.replace(config, training=training, parts=parts)
     data = load_data(config.data, None)
+    gathered = [
+        chunk / _gathering(data.train, training.batch_size, num_seeds, i * chunk, chunk)
+        for i in range(_GATHERED)
+    ]
     with tempfile.TemporaryDirectory() as directory:
         fit(config, Path(directory), num_seeds=num_seeds, dataset=data)
         rows = read_metrics(Path(directory) / "metrics.jsonl")[1:]
@@ -54,11 +73,21 @@ def measure(config: FitConfig, steps: int, num_seeds: int) -> dict[str, Any]:
     seconds = sum(chunk / speed for speed in speeds)
     return {
         "steps_per_second": np.quantile(speeds, [0.25, 0.5, 0.75]).tolist(),
+        "gathered_per_second": np.quantile(gathered, [0.25, 0.5, 0.75]).tolist(),
         "waited": sum(row["input_wait_seconds"] for row in rows) / seconds,
         "chunks": len(rows),
         "batch_size": training.batch_size,
         "seeds": num_seeds,
     }
+
+
+def _gathering(
+    arrays: Arrays, batch_size: int, num_seeds: int, first_step: int, num_steps: int
+) -> float:
+    """Seconds to gather a chunk."""
+    started = time.monotonic()
+    gather(arrays, batch_size, range(num_seeds), first_step, num_steps)
+    return time.monotonic() - started
 
 
 def describe(preset: str, row: dict[str, Any]) -> str:
@@ -67,7 +96,7 @@ def describe(preset: str, row: dict[str, Any]) -> str:
     return (
         f"{preset}: {median:,.1f} steps/s ({low:,.1f} to {high:,.1f}; quartiles of {row['chunks']} "
         f"chunks, B = {row['batch_size']}, {row['seeds']} seeds), {row['waited']:.2%} of the time "
-        "waiting for batches"
+        f"waiting for batches, which alone are gathered at {row['gathered_per_second'][1]:,.0f}/s"
     )
 
 
@@ -78,11 +107,6 @@ def main(overrides: dict[str, str]) -> None:
     rows = {}
     for preset in given.presets:
         config = common.make_fit_config(preset, {})
-        if given.steps % config.training.chunk:
-            raise ValueError(
-                f"--steps={given.steps} is no whole number of chunks of {preset}: give a multiple "
-                f"of training.chunk={config.training.chunk}."
-            )
         rows[preset] = measure(config, given.steps, given.seeds)
         print(describe(preset, rows[preset]), flush=True)
     if given.out:
