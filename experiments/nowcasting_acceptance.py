@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from absl import flags
-from scipy import stats  # type: ignore[import-untyped]
+from scipy import stats
 
 from experiments import acceptance, common
 from experiments.configs.nowcasting import nowcasting_gpt
@@ -273,6 +273,26 @@ def accept(
     return result
 
 
+def chosen_heads(given: Sequence[str]) -> Sequence[str]:
+    """The heads that ``--heads`` asks for.
+
+    Args:
+      given: names, or "none" alone.
+
+    Raises:
+      ValueError: for another name, naming it.
+    """
+    if list(given) == ["none"]:
+        return []
+    for head in given:
+        if head not in HEADS:
+            raise ValueError(
+                f"--heads={','.join(given)}: {head} is none of {', '.join(HEADS)}; or give "
+                "--heads=none alone."
+            )
+    return given
+
+
 def main(overrides: dict[str, str]) -> None:
     """Run it."""
     del overrides
@@ -281,7 +301,7 @@ def main(overrides: dict[str, str]) -> None:
         Path(given.out),
         Path(given.runs),
         num_seeds=given.seeds,
-        heads=given.heads,
+        heads=chosen_heads(given.heads),
         scales=[float(scale) for scale in given.scales],
         members=given.members,
     )
@@ -290,6 +310,6 @@ def main(overrides: dict[str, str]) -> None:
 if __name__ == "__main__":
     acceptance.define_flags("nowcasting")
     flags.DEFINE_integer("members", 5, "Forecasts of an event.", lower_bound=1)
-    flags.DEFINE_multi_enum("heads", list(HEADS), list(HEADS), "Heads to train, each by --heads=.")
+    flags.DEFINE_list("heads", list(HEADS), "Heads of the loss to train; none for no such loss.")
     flags.DEFINE_list("scales", ["0.5", "2"], "Weights of the extreme value loss.")
     common.run_app(main)

@@ -10,7 +10,15 @@ import pytest
 
 from experiments import nowcast
 from experiments.configs.nowcasting import PRESETS, nowcasting_gpt, nowcasting_gpt_knmi
-from experiments.nowcasting_acceptance import SCORES, Variant, accept, check, differences, with_evl
+from experiments.nowcasting_acceptance import (
+    SCORES,
+    Variant,
+    accept,
+    check,
+    chosen_heads,
+    differences,
+    with_evl,
+)
 from worldmodels_jax.config import apply_overrides, from_dict, to_dict
 from worldmodels_jax.data.dataset import Dataset
 from worldmodels_jax.models.nowcasting_config import RainPatchConfig, RainTransformerConfig
@@ -101,6 +109,13 @@ def test_acceptance_in_a_few_steps(tmp_path: Path) -> None:
     assert found["protocol"]["accumulation"] == "frames"
     lagrangian = "lagrangian_persistence"
     assert found["scores"][lagrangian]["mse"] != again["scores"][lagrangian]["mse"]
+
+
+def test_heads_that_are_asked_for() -> None:
+    assert chosen_heads(["none"]) == []
+    assert chosen_heads(["token_table", "frame_vit"]) == ["token_table", "frame_vit"]
+    with pytest.raises(ValueError, match="--heads=frame_vit,none: none is none of frame_vit, "):
+        chosen_heads(["frame_vit", "none"])
 
 
 def test_variants() -> None:
