@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from worldmodels_jax.models.vae import VaeConfig, VaeLossConfig
+from worldmodels_jax.models.vae_losses import Kind
 from worldmodels_jax.training.data_config import FactorsConfig
 from worldmodels_jax.training.fit_config import (
     AdversarialParts,
@@ -19,7 +20,7 @@ from worldmodels_jax.training.fit_config import (
 )
 
 # The thesis compares with β = 2 to 5 and γ = 10; α-TCVAE's text has no β, but α = 0 is to be β-VAE.
-_SPRITES16: dict[str, dict[str, Any]] = {
+_SPRITES16: dict[Kind, dict[str, Any]] = {
     "vae": {},
     "beta_vae": {"beta": 2.0},
     "factor_vae": {"beta": 2.0},
@@ -28,7 +29,7 @@ _SPRITES16: dict[str, dict[str, Any]] = {
     "annealed_vae": {"gamma": 100.0, "capacity_steps": 8_000},
     "alpha_tcvae": {"beta": 2.0},
 }
-_SHAPES: dict[str, dict[str, Any]] = {
+_SHAPES: dict[Kind, dict[str, Any]] = {
     "vae": {},
     "beta_vae": {"beta": 3.0},
     "factor_vae": {"beta": 3.0},
@@ -39,7 +40,7 @@ _SHAPES: dict[str, dict[str, Any]] = {
 }
 
 
-def sprites16(kind: str, **loss: Any) -> FitConfig:
+def sprites16(kind: Kind, **loss: Any) -> FitConfig:
     """An objective on 16x16 sprites, 10,000 updates.
 
     On one CPU core most take about a minute; HFS several, and FactorVAE, whose discriminator has
@@ -53,13 +54,13 @@ def sprites16(kind: str, **loss: Any) -> FitConfig:
         preset=f"{kind}_sprites16",
         data=FactorsConfig(),
         model=VaeConfig(),
-        loss=VaeLossConfig(kind=kind, **(_SPRITES16[kind] | loss)),  # type: ignore[arg-type]
+        loss=VaeLossConfig(kind=kind, **(_SPRITES16[kind] | loss)),
         parts=_parts(kind, PartTraining(lr=1e-3)),
         training=FitTraining(steps=10_000, batch_size=_batch_size(kind), chunk=500),
     )
 
 
-def shapes(kind: str) -> FitConfig:
+def shapes(kind: Kind) -> FitConfig:
     """An objective on 20,000 images like those of 3DShapes, 50,000 updates; not run here.
 
     Sizes and rates are those of the comparison's published code; the gradient's norm and
@@ -68,7 +69,7 @@ def shapes(kind: str) -> FitConfig:
     Args:
       kind: of the loss.
     """
-    loss = VaeLossConfig(kind=kind, logvar_clip=(-12.0, 6.0), **_SHAPES[kind])  # type: ignore[arg-type]
+    loss = VaeLossConfig(kind=kind, logvar_clip=(-12.0, 6.0), **_SHAPES[kind])
     return FitConfig(
         preset=f"{kind}_shapes",
         data=FactorsConfig(name="shapes3d_like", count=20_000),
@@ -81,18 +82,18 @@ def shapes(kind: str) -> FitConfig:
     )
 
 
-def _batch_size(kind: str) -> int:
+def _batch_size(kind: Kind) -> int:
     # FactorVAE's model learns from half of a batch.
     return 128 if kind == "factor_vae" else 64
 
 
-def _parts(kind: str, model: PartTraining) -> PartsConfig:
+def _parts(kind: Kind, model: PartTraining) -> PartsConfig:
     if kind == "factor_vae":
         return AdversarialParts(model=model)
     return OnePart(model=model)
 
 
-_TITLES = {
+_TITLES: dict[Kind, str] = {
     "vae": "A VAE",
     "beta_vae": "β-VAE",
     "factor_vae": "FactorVAE",
@@ -103,7 +104,7 @@ _TITLES = {
 }
 
 
-def _preset(make: Callable[[str], FitConfig], kind: str, text: str) -> Callable[[], FitConfig]:
+def _preset(make: Callable[[Kind], FitConfig], kind: Kind, text: str) -> Callable[[], FitConfig]:
     def preset() -> FitConfig:
         return make(kind)
 

@@ -6,6 +6,7 @@ import os
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -27,9 +28,9 @@ def grid(*sizes: int) -> np.ndarray:
     return np.stack([axis.ravel() for axis in np.indices(sizes)], axis=1)
 
 
-def small(name: str, **changes: object) -> FactorFile:
+def small(name: str, **changes: Any) -> FactorFile:
     """A public layout with fewer and smaller images."""
-    return dataclasses.replace(FILES[name], **changes)  # type: ignore[arg-type]
+    return dataclasses.replace(FILES[name], **changes)
 
 
 DSPRITES = small("dsprites", image_shape=(4, 4), factor_sizes=(1, 2, 2, 1, 1, 4))

@@ -1,6 +1,8 @@
 """Traced sets against a slow march through solids, and what each factor changes."""
 
 import colorsys
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -17,9 +19,9 @@ render_teapots, render_robot, render_cars = (jax.jit(s.render) for s in (TEAPOTS
 _COUNT = 8  # pictures of a call, so that each set is compiled once
 
 
-def pictures_of(render: object, factors: list[list[int]]) -> np.ndarray:
+def pictures_of(render: Callable[[Any], Any], factors: list[list[int]]) -> np.ndarray:
     padded = factors + factors[:1] * (_COUNT - len(factors))
-    return np.asarray(render(jnp.array(padded)))[: len(factors)].astype(int)  # type: ignore[operator]
+    return np.asarray(render(jnp.array(padded)))[: len(factors)].astype(int)
 
 
 def rays_of(
@@ -220,14 +222,16 @@ def test_cars_turn() -> None:
     ],
     ids=lambda x: getattr(x, "name", ""),
 )
-def test_a_set_is_a_grid_of_pictures(factor_set: FactorSet, render: object, size: int) -> None:
+def test_a_set_is_a_grid_of_pictures(
+    factor_set: FactorSet, render: Callable[[Any], Any], size: int
+) -> None:
     assert factor_set.grid_size == size
     assert len(factor_set.factor_names) == len(factor_set.factor_sizes)
     factors = np.asarray(factor_set.sample_factors(KEY, _COUNT))
-    images = np.asarray(render(factors))  # type: ignore[operator]
+    images = np.asarray(render(factors))
     assert images.shape == (_COUNT, 64, 64, 3)
     assert images.dtype == np.uint8
-    np.testing.assert_array_equal(render(factors), images)  # type: ignore[operator]
+    np.testing.assert_array_equal(render(factors), images)
     assert len(np.unique(images.reshape(_COUNT, -1), axis=0)) == _COUNT
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import scipy.io  # type: ignore[import-untyped]
+import scipy.io
 
 from worldmodels_jax.files import replacing
 

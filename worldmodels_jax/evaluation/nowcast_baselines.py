@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import chex
 import numpy as np
-from scipy import ndimage  # type: ignore[import-untyped]
+from scipy import ndimage
 
 Boundary = Literal["open", "periodic"]
 

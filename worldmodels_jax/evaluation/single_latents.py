@@ -6,7 +6,7 @@ factors. ``neuron_knockout`` asks the opposite: what is lost without a factor's 
 
 import chex
 import numpy as np
-from scipy.optimize import linear_sum_assignment  # type: ignore[import-untyped]
+from scipy.optimize import linear_sum_assignment
 
 _MIG_BINS = 20
 

@@ -15,6 +15,7 @@ from worldmodels_jax.types import Metrics
 
 Likelihood = Literal["bernoulli", "gaussian"]
 
+Kind = Literal["vae", "beta_vae", "factor_vae", "beta_tcvae", "hfs", "annealed_vae", "alpha_tcvae"]
 # Fields that some kinds only use.
 _USED_BY = {
     "alpha": ("alpha_tcvae",),
@@ -56,9 +57,7 @@ class VaeLossConfig(LossConfig):
       capacity_steps: updates over which C_t rises from 0.
     """
 
-    kind: Literal[
-        "vae", "beta_vae", "factor_vae", "beta_tcvae", "hfs", "annealed_vae", "alpha_tcvae"
-    ] = "alpha_tcvae"
+    kind: Kind = "alpha_tcvae"
     beta: float = 1.0
     gamma: float = 10.0
     alpha: float = 0.25
