@@ -117,10 +117,15 @@ def from_dict(cls: type[Config], mapping: Mapping[str, Any]) -> Config:
     """Inverts ``to_dict``: builds a ``cls`` from nested dicts, as read from JSON.
 
     A field whose type is a union of sections takes the one whose fields fit; one whose type is a
-    dataclass without fields takes the subclass whose fields fit, among those that are imported.
+    dataclass without fields takes the subclass whose fields fit, among those that are imported. Of
+    several that fit it is the one with the fewest fields that are not given.
+
+    A field that is not given takes its class's default, so that what an older version wrote can be
+    read: **the default of a field that is new must be what was done before there was one**.
 
     Raises:
-      ConfigError: unknown, missing or ill-typed keys; two sections of a union that fit equally.
+      ConfigError: unknown or ill-typed keys, or missing ones that have no default; two sections of
+        a union that fit equally.
     """
     return _decode(mapping, cls, "")
 
@@ -243,16 +248,28 @@ def _decode_section(value: Any, cls: Any, path: str) -> Any:
     if not isinstance(value, Mapping):
         raise ConfigError(f"{place} is {value!r}; expected a mapping with the fields of {cls}")
     hints = field_types(cls)
-    unknown, missing = sorted(value.keys() - hints), sorted(hints.keys() - value.keys())
+    unknown, absent = sorted(value.keys() - hints), hints.keys() - value.keys()
+    missing = sorted(absent & _required(cls))
     if unknown or missing:
         raise ConfigError(
             f"{place} does not fit {cls.__name__}: unknown keys {unknown}, missing keys {missing}; "
             "it was perhaps written by another version, which alone can read it"
         )
     fields = {
-        name: _decode(value[name], hint, join_path(path, name)) for name, hint in hints.items()
+        name: _decode(value[name], hint, join_path(path, name))
+        for name, hint in hints.items()
+        if name in value
     }
     return _build(path, lambda: cls(**fields))
+
+
+def _required(cls: Any) -> set[str]:
+    """The fields that have no default."""
+    return {
+        field.name
+        for field in dataclasses.fields(cls)
+        if field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+    }
 
 
 def _decode_union(value: Any, hint: Any, path: str) -> Any:
@@ -270,6 +287,9 @@ def _decode_union(value: Any, hint: Any, path: str) -> Any:
             continue
     if not fits:
         raise ConfigError(_ill_typed(path, value, hint))
+    if any(map(is_section, fits)):
+        absent = [len(field_types(type(section)).keys() - value.keys()) for section in fits]
+        fits = [section for section, n in zip(fits, absent, strict=True) if n == min(absent)]
     if sum(map(is_section, fits)) > 1:
         raise ConfigError(
             f"{path} fits more than one section of {type_name(hint)}; "
