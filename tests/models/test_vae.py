@@ -34,6 +34,7 @@ OBJECTIVES = {
     "hfs": VaeLossConfig(kind="hfs", beta=2.0, gamma=5.0),
     "annealed_vae": VaeLossConfig(kind="annealed_vae", gamma=5.0, capacity=4.0, capacity_steps=8),
     "poe": VaeLossConfig(alpha=0.5, beta=2.0),
+    "poe_mean": VaeLossConfig(alpha=0.5, beta=2.0, ceb_reduction="mean"),
     "mi": VaeLossConfig(alpha=0.5, beta=2.0, ceb="mi", weighting="weighted"),
     "mi_tc": VaeLossConfig(alpha=0.5, beta=2.0, ceb="mi_tc"),
 }
@@ -152,16 +153,17 @@ def test_the_annealed_vae_has_a_capacity(step: int, capacity: float) -> None:
     assert regulariser("annealed_vae", step) == pytest.approx(expected, rel=1e-3)
 
 
-def test_alpha_tcvae_of_the_text_against_numpy() -> None:
-    mean, log_variance = posterior("poe")
+@pytest.mark.parametrize(("name", "share"), [("poe", 1), ("poe_mean", 1 / K)])
+def test_alpha_tcvae_of_the_text_against_numpy(name: str, share: float) -> None:
+    mean, log_variance = posterior(name)
     precision = np.exp(-log_variance)
     v_p = 1 / precision.sum(1, keepdims=True)
     mu_p = v_p * (precision * mean).sum(1, keepdims=True)
     c = 0.5 * (np.log(v_p) - log_variance + (1 / precision + (mean - mu_p) ** 2) / v_p - 1)
     # K = 3, α = 1/2: w_C = w_V = 0.5 / (5/6).
-    expected = 2.0 * 0.6 * (c.sum(1).mean() + kl(mean, log_variance))
-    assert regulariser("poe") == pytest.approx(expected, rel=1e-4)
-    assert outcome("poe")[1]["product_kl"] == pytest.approx(c.sum(1).mean(), rel=1e-4)
+    expected = 2.0 * 0.6 * (share * c.sum(1).mean() + kl(mean, log_variance))
+    assert regulariser(name) == pytest.approx(expected, rel=1e-4)
+    assert outcome(name)[1]["product_kl"] == pytest.approx(c.sum(1).mean(), rel=1e-4)
 
 
 def test_alpha_zero_is_beta_vae_bit_by_bit() -> None:
@@ -351,6 +353,8 @@ def test_a_traversal_moves_one_latent_by_posterior_deviations() -> None:
         ({}, {"kind": "vae", "weighting": "weighted"}, r"loss\.weighting is weighted"),
         ({}, {"weighting": "weighted"}, r"loss\.ceb=poe estimates nothing"),
         ({}, {"kind": "vae", "capacity": 1.0}, r"choose annealed_vae"),
+        ({}, {"kind": "vae", "ceb_reduction": "mean"}, r"loss\.ceb_reduction is mean"),
+        ({}, {"ceb": "mi", "ceb_reduction": "mean"}, r"loss\.ceb=mi has no KL to the product"),
         ({}, {"alpha": 1.5}, "alpha is 1.5"),
         ({}, {"kind": "hfs", "hfs_pairs": 0}, r"loss\.hfs_pairs is 0"),
         ({}, {"kind": "beta_vae", "beta": -1.0}, r"loss\.beta is -1\.0"),

@@ -154,8 +154,11 @@ def test_alpha_zero_is_the_usual_kl_bit_by_bit(beta):
 
 def test_alpha_loss_by_hand():
     # K = 2, α = .5: both weights 2/3; C = 2.30685, V = 2.
-    loss = posterior_kl.alpha_tc_loss(jnp.array([0.0, 2.0]), jnp.zeros(2), alpha=0.5, beta=3.0)
+    mean, log_variance = jnp.array([0.0, 2.0]), jnp.zeros(2)
+    loss = posterior_kl.alpha_tc_loss(mean, log_variance, alpha=0.5, beta=3.0)
     np.testing.assert_allclose(loss, 2 * (2.30685 + 2), rtol=1e-5)
+    loss = posterior_kl.alpha_tc_loss(mean, log_variance, alpha=0.5, beta=3.0, reduction="mean")
+    np.testing.assert_allclose(loss, 2 * (2.30685 / 2 + 2), rtol=1e-5)
 
 
 def test_alpha_loss_and_its_gradient_are_finite_far_out():

@@ -20,6 +20,7 @@ Kind = Literal["vae", "beta_vae", "factor_vae", "beta_tcvae", "hfs", "annealed_v
 _USED_BY = {
     "alpha": ("alpha_tcvae",),
     "ceb": ("alpha_tcvae",),
+    "ceb_reduction": ("alpha_tcvae",),
     "beta": ("beta_vae", "factor_vae", "beta_tcvae", "hfs", "alpha_tcvae"),
     "gamma": ("factor_vae", "hfs", "annealed_vae"),
     "weighting": ("beta_tcvae", "alpha_tcvae"),
@@ -46,6 +47,7 @@ class VaeLossConfig(LossConfig):
       alpha: α in [0, 1]; 0 is beta_vae, bit by bit.
       ceb: readings of α-TCVAE: poe is the text; mi takes I for C and D for V, as its code seems to
         mean; mi_tc, which is not in the thesis, is R + w_C I + β TC + w_V D.
+      ceb_reduction: C of poe as the sum over latents or as their mean, see ``alpha_tc_loss``.
       weighting: of a batch's estimates, minibatch-weighted or stratified (beta_tcvae, mi, mi_tc).
         With weighted, I of an informative encoder is ln(N B) and has no gradient.
       likelihood: of pixels: bernoulli with the decoder's logits; gaussian of variance 1 around
@@ -62,6 +64,7 @@ class VaeLossConfig(LossConfig):
     gamma: float = 10.0
     alpha: float = 0.25
     ceb: Literal["poe", "mi", "mi_tc"] = "poe"
+    ceb_reduction: posterior_kl.CebReduction = "sum"
     weighting: Literal["weighted", "stratified"] = "stratified"
     likelihood: Likelihood = "bernoulli"
     logvar_clip: tuple[float, float] | None = None
@@ -90,6 +93,11 @@ def validate_loss(loss: VaeLossConfig, num_latents: int) -> None:
             raise ValueError(
                 f"loss.weighting is {loss.weighting}, but loss.ceb=poe estimates nothing from the "
                 "batch: leave it at stratified, or set loss.ceb to mi or mi_tc."
+            )
+        if loss.ceb != "poe" and loss.ceb_reduction != "sum":
+            raise ValueError(
+                f"loss.ceb_reduction is {loss.ceb_reduction}, but loss.ceb={loss.ceb} has no KL to "
+                "the product of posteriors: leave it at sum, or set loss.ceb to poe."
             )
     if loss.kind in ("factor_vae", "hfs") and num_latents < 2:
         raise ValueError(
@@ -181,7 +189,9 @@ def regulariser(
         )
         return loss.beta * kl + loss.gamma * distance, {**metrics, "hausdorff": distance}
     if loss.kind == "alpha_tcvae" and loss.ceb == "poe":
-        terms = posterior_kl.alpha_tc_loss(mean, log_variance, alpha=loss.alpha, beta=loss.beta)
+        terms = posterior_kl.alpha_tc_loss(
+            mean, log_variance, alpha=loss.alpha, beta=loss.beta, reduction=loss.ceb_reduction
+        )
         product = jnp.mean(jnp.sum(posterior_kl.product_kl(mean, log_variance), axis=-1))
         return jnp.mean(terms), {**metrics, "product_kl": product}
     parts = _decompose(loss, posterior, num_train, axis_name)

@@ -8,12 +8,15 @@ q(z|x) = prod_k N(z_k; mean_k, exp(log_variance_k)).
 """
 
 import math
+from typing import Literal
 
 import chex
 import jax
 import jax.numpy as jnp
 
 from worldmodels_jax.ops.categorical import entropy, kl_divergence
+
+CebReduction = Literal["sum", "mean"]
 
 
 def bernoulli_nll(logits: jax.Array, target: jax.Array) -> jax.Array:
@@ -114,7 +117,12 @@ def alpha_weights(alpha: float, num_latents: int) -> tuple[float, float]:
 
 
 def alpha_tc_loss(
-    mean: jax.Array, log_variance: jax.Array, *, alpha: float, beta: float = 1.0
+    mean: jax.Array,
+    log_variance: jax.Array,
+    *,
+    alpha: float,
+    beta: float = 1.0,
+    reduction: CebReduction = "sum",
 ) -> jax.Array:
     """β (w_C C + w_V V), the regulariser of α-TCVAE (equation 1.6 with an outer β).
 
@@ -125,6 +133,8 @@ def alpha_tc_loss(
       log_variance: (..., K).
       alpha: α in [0, 1].
       beta: β; 1 is the published equation.
+      reduction: C as the sum over latents, which is the equation (1.19), or as their mean, which is
+        how the sentence before it (1.18) can be read.
 
     Returns:
       (...) float32, nats per image.
@@ -133,7 +143,8 @@ def alpha_tc_loss(
       ValueError: if α or K is out of range.
     """
     product, prior = alpha_weights(alpha, mean.shape[-1])
-    c = jnp.sum(product_kl(mean, log_variance), axis=-1)
+    reduce = {"sum": jnp.sum, "mean": jnp.mean}[reduction]
+    c = reduce(product_kl(mean, log_variance), axis=-1)
     v = jnp.sum(standard_normal_kl(mean, log_variance), axis=-1)
     return beta * (product * c + prior * v)
 
