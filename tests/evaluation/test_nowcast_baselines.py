@@ -120,5 +120,5 @@ def test_what_pysteps_cannot_do(monkeypatch: pytest.MonkeyPatch) -> None:
         pysteps_steps(np.zeros((3, 8, 8)), 6, pixel_km=1.0)
     for name in ("pysteps", "pysteps.utils.transformation"):
         monkeypatch.setitem(sys.modules, name, None)
-    with pytest.raises(ModuleNotFoundError, match="pip install pysteps"):
+    with pytest.raises(ModuleNotFoundError, match=r"pip install worldmodels_jax\[nowcast\]"):
         pysteps_steps(np.ones((3, 8, 8)), 6, pixel_km=1.0)

@@ -210,5 +210,5 @@ def _pysteps(name: str) -> Any:
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(
             f"STEPS needs pysteps and what that needs ({error.name} is not installed): run `pip "
-            "install pysteps opencv-python-headless`, with a C compiler at hand."
+            "install worldmodels_jax[nowcast]`, with a C compiler at hand."
         ) from error
