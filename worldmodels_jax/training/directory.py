@@ -35,8 +35,10 @@ def read_saved(directory: Path, kind: type) -> dict[str, Any]:
     import_configs()  # a section of a config is found among the subclasses of its class
     try:
         saved = json.loads(path.read_text())
+        if missing := {"config", "seed", "num_seeds"} - saved.keys():
+            raise ValueError(f"no {', '.join(sorted(missing))}")
         return {**saved, "config": from_dict(kind, saved["config"])}
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, TypeError, AttributeError) as error:
         raise CheckpointError(
             f"{path} is not a config this version can read ({error}): it was damaged or written by "
             "another version. Nothing was changed; start a new run in another --run directory."
