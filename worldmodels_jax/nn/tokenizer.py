@@ -69,16 +69,16 @@ class ConvEncoder(nn.Module):
 
 
 def _encode(encoder: ConvEncoder, x: jax.Array) -> jax.Array:
-    """``encoder(x, train=False)``; on a CPU so few frames at a time that they stay in the cache."""
+    """Of frames 0..255, in inference; on a CPU so few at a time that they stay in the cache."""
     *leading, height, width, channels = x.shape
     count, size = math.prod(leading), max(1, _CHUNK // (height * width))
     if jax.default_backend() != "cpu" or count <= size:
-        return encoder(x, False)
+        return encoder(from_uint8(x), False)
     chunks = -(-count // size)
     x = x.reshape(count, height, width, channels)
     x = jnp.pad(x, ((0, chunks * size - count), (0, 0), (0, 0), (0, 0)))
     scan = nn.scan(
-        lambda encoder, _, frames: (None, encoder(frames, False)),
+        lambda encoder, _, frames: (None, encoder(from_uint8(frames), False)),
         variable_broadcast=("params", "batch_stats"),
         split_rngs={},
     )
@@ -201,12 +201,12 @@ class Tokenizer(nn.Module):
           The posterior over the leading axes of ``observation``.
         """
         chex.assert_shape(observation, (..., *self.observation_shape))
-        x = self.target(observation)
-        if self.is_image:
-            x = self.encoder(x, train) if train else _encode(self.encoder, x)
-            x = self.to_code(x.astype(jnp.float32))
+        if not self.is_image:
+            x = self.encoder(self.target(observation))
         else:
-            x = self.encoder(x)
+            x = observation
+            x = self.encoder(self.target(x), True) if train else _encode(self.encoder, x)
+            x = self.to_code(x.astype(jnp.float32))
         x = x.reshape(*x.shape[:-1], self.num_tokens, -1)
         return self._categorical(x, key) if self.kind == "categorical" else self._nearest(x)
 
