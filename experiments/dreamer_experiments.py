@@ -3,7 +3,8 @@
   taskset -c 1 python -m experiments.dreamer_experiments --runs=x1,x100,x100_mse,x0.1,open_loop
 
 Writes one file a run, `results/dreamer_v3/<run>.json`; the README there sets what was measured
-against what was expected. Names of runs:
+against what was expected. Seeds of a learning run that its file has already, with the same preset
+and steps, are kept and not trained again. Names of runs:
 
   x1, x0.1, x100  `dreamer_v3_catch` with rewards times 1, 0.1, 100; nothing else differs
   x100_mse        rewards times 100, squared errors for reward and value, returns as they are
@@ -105,8 +106,23 @@ def moving_return(ended: np.ndarray, total: np.ndarray) -> np.ndarray:
     return np.where(count >= EPISODES, mean, np.nan)
 
 
-def learn(config: Config, factor: float, seeds: int, steps: int) -> dict[str, Any]:
-    """Train a preset on every seed, one after the other; returns are those before scaling."""
+def learn(
+    config: Config, factor: float, seeds: int, steps: int, before: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """Train a preset on every seed, one after the other; returns are those before scaling.
+
+    Args:
+      config: of the preset.
+      factor: that rewards are multiplied by.
+      seeds: S, from 0.
+      steps: agent steps.
+      before: an earlier result, whose seeds are kept if it was of the same preset, factor and
+        steps.
+    """
+    about = {"preset": config.preset, "reward_factor": factor, "steps": steps}
+    same = before is not None and {name: before[name] for name in about} == about
+    rows = list(before["rows"]) if same and before else []
+    missing = sorted(set(range(seeds)) - {row["seed"] for row in rows})
     native = build(config).env
     assert native is not None
     parts = build(config, scaled(native, factor))
@@ -115,8 +131,7 @@ def learn(config: Config, factor: float, seeds: int, steps: int) -> dict[str, An
     env = envs.batch(envs.auto_reset(parts.env), num_envs)
     loop = make_loop(config, env, parts.halves)
     init, run = jax.jit(loop.init), jax.jit(loop.run, donate_argnums=0)
-    rows = []
-    for seed in range(seeds):
+    for seed in missing:
         started = time.monotonic()
         state = init(jax.random.key(seed))
         chunks: list[Mapping[str, np.ndarray]] = []
@@ -147,7 +162,7 @@ def learn(config: Config, factor: float, seeds: int, steps: int) -> dict[str, An
             }
         )
         print({name: value for name, value in rows[-1].items() if name != "curve"}, flush=True)
-    return {"preset": config.preset, "reward_factor": factor, "steps": steps, "rows": rows}
+    return about | {"rows": sorted(rows, key=lambda row: row["seed"])}
 
 
 def episodes(env: Environment, key: jax.Array, count: int) -> Record:
@@ -266,7 +281,7 @@ def main(overrides: dict[str, str]) -> None:
             f"{','.join([*LEARNING, OPEN_LOOP])}."
         )
     for name in given.runs:
-        started = time.monotonic()
+        path = Path(given.out) / f"{name}.json"
         flag = ""
         if name == OPEN_LOOP:
             result = open_loop(given.seeds, given.updates)
@@ -275,17 +290,17 @@ def main(overrides: dict[str, str]) -> None:
             make, factor = LEARNING[name]
             config = make()
             steps = given.steps or config.training.steps
-            result = learn(config, factor, given.seeds, steps)
+            before = json.loads(path.read_text()) if path.exists() else None
+            result = learn(config, factor, given.seeds, steps, before)
             flag = f" --steps={steps}"
         result |= {
-            "seeds": list(range(given.seeds)),
-            "minutes": _rounded((time.monotonic() - started) / 60),
+            "seeds": sorted({row["seed"] for row in result["rows"]}),
+            "minutes": _rounded(sum(row["minutes"] for row in result["rows"])),
             "hardware": f"{len(os.sched_getaffinity(0))} of {os.cpu_count()} CPU cores, "
             f"{jax.devices()[0].device_kind}, shared, jax {jax.__version__}",
             "command": f"python -m experiments.dreamer_experiments --runs={name} "
             f"--seeds={given.seeds}{flag}",
         }
-        path = Path(given.out) / f"{name}.json"
         path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(path) as temporary:
             temporary.write_text(json.dumps(result, indent=1) + "\n")

@@ -70,3 +70,14 @@ def test_reward_errors_are_counted_from_the_last_frame_seen() -> None:
     records = records._replace(action=actions, reward=jnp.pad(sums + ahead, ((0, 0), (1, 0))))
     errors = dreamer_experiments.reward_errors(model, {}, records, jax.random.key(0))
     np.testing.assert_allclose(errors, np.arange(1, HORIZON + 1), rtol=1e-4)
+
+
+def test_seeds_that_were_trained_are_kept() -> None:
+    config = LEARNING["x100"][0]()
+    rows = [{"seed": 1, "return": 0.5}, {"seed": 0, "return": 0.25}]
+    before = {"preset": config.preset, "reward_factor": 100.0, "steps": 40, "rows": rows}
+    found = dreamer_experiments.learn(config, 100.0, 2, 40, before)
+    assert found == before | {"rows": rows[::-1]}
+    # Of another length, or of rewards times something else, they are not of this run.
+    assert dreamer_experiments.learn(config, 100.0, 0, 44, before)["rows"] == []
+    assert dreamer_experiments.learn(config, 1.0, 0, 40, before)["rows"] == []
