@@ -50,7 +50,8 @@ def nowcasting_gpt_knmi() -> FitConfig:
 
     Sizes, rates and batches are those of the published code: 100 epochs of the tokenizer, then 60
     of the transformer, of 30,632 sequences. Its 16 bits are bfloat16 here, and its LPIPS is a
-    distance of pyramids.
+    distance of pyramids unless there is a file of its weights, ``nn.lpips``:
+    ``--config.loss.perceptual=lpips --config.loss.lpips_file=FILE``.
     """
     tokenizer_steps, transformer_steps = 47_800, 28_680  # of 478 batches an epoch
     return FitConfig(

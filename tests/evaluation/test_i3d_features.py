@@ -37,7 +37,7 @@ def test_weights_are_read_as_they_were_written(
 
 
 def test_what_is_no_file_of_weights_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"no file .*none\.npz with I3D weights"):
+    with pytest.raises(FileNotFoundError, match=r"no file .*none\.npz with the weights of I3D"):
         load_i3d(tmp_path / "none.npz")
     (tmp_path / "text.npz").write_text("no zip")
     with pytest.raises(ValueError, match=r"text\.npz is no \.npz file"):

@@ -14,7 +14,6 @@ from an ``.npz`` file with the arrays of ``nn.i3d.i3d_weight_shapes``, which the
 """
 
 import functools
-import zipfile
 from pathlib import Path
 
 import chex
@@ -24,6 +23,7 @@ import numpy as np
 
 from worldmodels_jax.evaluation.batches import in_batches
 from worldmodels_jax.nn.i3d import i3d_logits, i3d_weight_shapes
+from worldmodels_jax.weights import read_weights
 
 RESOLUTION = 224
 _BATCH = 4  # videos at once: 48 frames of 224x224 are 0.6 GB after the first layer
@@ -42,31 +42,13 @@ def load_i3d(path: str | Path) -> dict[str, np.ndarray]:
       FileNotFoundError: if there is no such file.
       ValueError: if it is no ``.npz`` file, or arrays are missing or of another shape.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"there is no file {path} with I3D weights: FVD needs them, and they cannot be "
-            "downloaded from here; make the file as worldmodels_jax/evaluation/i3d.py says, or "
-            "leave FVD out."
-        )
-    if not zipfile.is_zipfile(path):
-        raise ValueError(f"{path} is no .npz file: write the I3D weights with np.savez.")
-    with np.load(path) as file:
-        found = {name: file[name] for name in file.files}
-    shapes = i3d_weight_shapes()
-    missing = [name for name in shapes if name not in found]
-    if missing:
-        raise ValueError(
-            f"{path} lacks {len(missing)} of the {len(shapes)} arrays of I3D, {missing[0]!r} for "
-            "one: the names are those of worldmodels_jax.nn.i3d.i3d_weight_shapes()."
-        )
-    for name, shape in shapes.items():
-        if found[name].shape != shape:
-            raise ValueError(
-                f"{path}: {name!r} is of shape {found[name].shape} where I3D has {shape}; the "
-                "layout is (time, height, width, channels in, channels out)."
-            )
-    return {name: np.asarray(found[name], np.float32) for name in shapes}
+    return read_weights(
+        path,
+        i3d_weight_shapes(),
+        what="I3D",
+        how="make it as worldmodels_jax/evaluation/i3d.py says, with kernels of (time, height, "
+        "width, channels in, channels out), or leave FVD out",
+    )
 
 
 def i3d_features(

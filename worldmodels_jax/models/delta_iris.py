@@ -17,7 +17,8 @@ from worldmodels_jax.data.replay import empty_records
 from worldmodels_jax.models import iris_bundle
 from worldmodels_jax.models import iris_imagination as imagination
 from worldmodels_jax.models import iris_parts as parts
-from worldmodels_jax.models.iris_config import DeltaIrisConfig, validate
+from worldmodels_jax.models.iris_checks import validate
+from worldmodels_jax.models.iris_config import DeltaIrisConfig
 from worldmodels_jax.models.iris_dynamics import DeltaDynamics, Slots
 from worldmodels_jax.models.iris_parts import Networks, TokenizerLoss
 from worldmodels_jax.models.world_model import Prediction, WorldModel, make_world_model
@@ -93,7 +94,8 @@ def _networks(
         dtype=dtype,
     )
     tokenizer = parts.make_tokenizer(config.tokenizer, spec, axis_name, dtype)
-    return Networks(config, spec, axis_name, tokenizer, dynamics)
+    weights = parts.load_perceptual(config.tokenizer)
+    return Networks(config, spec, axis_name, tokenizer, dynamics, weights)
 
 
 def _init(m: Networks, key: jax.Array) -> PyTree:
@@ -106,7 +108,7 @@ def _init(m: Networks, key: jax.Array) -> PyTree:
         key_dynamics, frames[:, :-1], action, tokens, jnp.zeros((1, 1), jnp.int32)
     )
     params = {"tokenizer": variables.pop("params"), "dynamics": dynamics["params"]}
-    return {"params": params, **variables}
+    return {"params": params, **variables, **m.state}
 
 
 def _tokens(m: Networks, variables: PyTree, frames: jax.Array, action: jax.Array) -> jax.Array:

@@ -16,7 +16,8 @@ from worldmodels_jax.data.replay import empty_records
 from worldmodels_jax.models import iris_bundle
 from worldmodels_jax.models import iris_imagination as imagination
 from worldmodels_jax.models import iris_parts as parts
-from worldmodels_jax.models.iris_config import IrisConfig, validate
+from worldmodels_jax.models.iris_checks import validate
+from worldmodels_jax.models.iris_config import IrisConfig
 from worldmodels_jax.models.iris_dynamics import IrisDynamics, Slots
 from worldmodels_jax.models.iris_parts import Networks, TokenizerLoss
 from worldmodels_jax.models.world_model import Prediction, WorldModel, make_world_model
@@ -75,7 +76,8 @@ def _networks(config: IrisConfig, spec: EnvSpec, axis_name: str | None, dtype: A
     validate(config, spec)
     sizes = parts.dynamics_sizes(config.world_model, config.tokenizer, spec)
     tokenizer = parts.make_tokenizer(config.tokenizer, spec, axis_name, dtype)
-    return Networks(config, spec, axis_name, tokenizer, IrisDynamics(**sizes, dtype=dtype))
+    dynamics, weights = IrisDynamics(**sizes, dtype=dtype), parts.load_perceptual(config.tokenizer)
+    return Networks(config, spec, axis_name, tokenizer, dynamics, weights)
 
 
 def _init(m: Networks, key: jax.Array) -> PyTree:
@@ -87,7 +89,7 @@ def _init(m: Networks, key: jax.Array) -> PyTree:
         key_dynamics, tokens, batch.action[:, :-1], views.segment_ids(batch.is_first)
     )
     params = {"tokenizer": variables.pop("params"), "dynamics": dynamics["params"]}
-    return {"params": params, **variables}
+    return {"params": params, **variables, **m.state}
 
 
 def _tokenizer_loss(m: Networks, variables: PyTree, batch: Record, key: jax.Array) -> TokenizerLoss:

@@ -1,9 +1,11 @@
 """What IRIS and Delta-IRIS have in common beside their transformers: frames and losses."""
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from worldmodels_jax.data import views
@@ -15,6 +17,7 @@ from worldmodels_jax.models.iris_config import (
     VQGANConfig,
 )
 from worldmodels_jax.models.iris_dynamics import Slots
+from worldmodels_jax.nn import lpips
 from worldmodels_jax.nn.delta_tokenizer import DeltaTokenizer
 from worldmodels_jax.nn.iris_tokenizer import IrisTokenizer
 from worldmodels_jax.nn.quantiser import COLLECTION, tokenizer_variables
@@ -32,6 +35,15 @@ class Networks(NamedTuple):
     axis_name: str | None
     tokenizer: DeltaTokenizer | IrisTokenizer
     dynamics: Any  # DeltaDynamics or IrisDynamics
+    lpips: Mapping[str, np.ndarray] | None  # weights of the perceptual loss
+
+    @property
+    def state(self) -> PyTree:
+        """What of the variables is the same for good."""
+        if self.lpips is None:
+            return {}
+        # Part of the variables: what a compiled function closes over is copied into its code.
+        return {lpips.COLLECTION: jax.tree.map(jnp.asarray, dict(self.lpips))}
 
     def frames(self, batch: Record) -> jax.Array:
         """The observations ``(B, T, S, S, C)`` in [0, 1], padded to a square."""
@@ -97,6 +109,16 @@ def dynamics_sizes(
 
 
 # Losses
+
+
+def load_perceptual(config: ReconstructionConfig) -> Mapping[str, np.ndarray] | None:
+    """The weights of the perceptual loss, if the tokenizer is trained with it.
+
+    Raises:
+      FileNotFoundError: if there is no such file.
+      ValueError: if it does not hold them.
+    """
+    return lpips.load_lpips(config.lpips_file, "vgg") if config.lpips_weight else None
 
 
 def reconstruction_loss(
@@ -239,6 +261,11 @@ def tokenizer_loss(
         valid,
         m.axis_name,
     )
+    if m.lpips is not None:
+        x, y = (2.0 * from_square(x, shape) - 1.0 for x in (decoded, frames))
+        distance = lpips.lpips(variables[lpips.COLLECTION], x, y, "vgg")
+        metrics["perceptual_loss"] = masked_mean(distance, valid, m.axis_name)
+        loss = loss + m.config.tokenizer.lpips_weight * metrics["perceptual_loss"]
     quantiser = masked_mean(codes.loss, valid, m.axis_name)
     metrics |= {"quantiser_loss": quantiser, "codebook_entropy": entropy}
     loss = loss + quantiser

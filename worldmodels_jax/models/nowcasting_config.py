@@ -113,12 +113,15 @@ class ExtremeEventConfig:
 class NowcastingLossConfig(LossConfig):
     """What NowcastingGPT minimises; with ``evl``, what NowcastingGPT-EVL does.
 
-    The published perceptual loss is LPIPS, whose pretrained network this library neither has nor
-    reads from a file; an L1 distance of Laplacian pyramids, which has no weights, stands for it.
+    The published perceptual loss is LPIPS (VGG-16), whose weights this library does not have. With
+    a file of them it is ``perceptual=lpips``; by default an L1 distance of Laplacian pyramids,
+    which has no weights, stands for it.
 
     Attributes:
       reconstruction: the tokenizer's error: l1 as in the published code, l2 as in eq. 3.2.
-      perceptual: laplacian_pyramid adds the distance of pyramids of four levels.
+      perceptual: laplacian_pyramid adds the distance of pyramids of four levels, lpips that of
+        ``nn.lpips``.
+      lpips_file: where its weights are, see ``nn.lpips``.
       commitment: beta, of what draws vectors to their codes.
       evl: add the extreme value loss, and the part "head" that it needs.
       head: where its probabilities come from: frame_vit, a classifier of all frames as published;
@@ -134,7 +137,8 @@ class NowcastingLossConfig(LossConfig):
     """
 
     reconstruction: Literal["l1", "l2"] = "l1"
-    perceptual: Literal["none", "laplacian_pyramid"] = "laplacian_pyramid"
+    perceptual: Literal["none", "laplacian_pyramid", "lpips"] = "laplacian_pyramid"
+    lpips_file: str = ""
     commitment: float = 1.0
     evl: bool = False
     head: HeadKind = "frame_vit"
@@ -257,6 +261,13 @@ def _check_event(event: ExtremeEventConfig, height: int, width: int) -> None:
 
 def _check_loss(config: NowcastingConfig, loss: NowcastingLossConfig) -> None:
     default = NowcastingLossConfig()
+    if loss.perceptual != "lpips":
+        _refuse(loss, default, ("lpips_file",), "loss", f"loss.perceptual={loss.perceptual}")
+    elif not loss.lpips_file:
+        raise ValueError(
+            "loss.perceptual=lpips needs trained weights: set loss.lpips_file to a file that "
+            "worldmodels_jax/nn/lpips.py says how to make."
+        )
     if not loss.evl:
         names = ("head", "evl_scale", "gamma", "weights", "p_extreme", "reduction", "fixed_codes")
         _refuse(loss, default, names, "loss", "loss.evl=false")

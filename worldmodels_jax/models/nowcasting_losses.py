@@ -9,6 +9,7 @@ import optax
 from worldmodels_jax.models.nowcasting_config import FRAME_HEADS, RainPatchConfig
 from worldmodels_jax.models.nowcasting_networks import FrameClassifier, Networks
 from worldmodels_jax.models.offline import Batch
+from worldmodels_jax.nn import lpips
 from worldmodels_jax.nn.quantiser import COLLECTION, tokenizer_variables
 from worldmodels_jax.ops.extreme_value import evl, evl_weights, reduce_evl
 from worldmodels_jax.ops.pyramid import laplacian_pyramid_l1
@@ -56,6 +57,12 @@ def tokenizer_loss(
     }
     if m.loss.perceptual == "laplacian_pyramid":
         perceptual = laplacian_pyramid_l1(decoded, frames, PYRAMID_LEVELS).mean()
+    elif m.loss.perceptual == "lpips":
+        x, y = 2.0 * decoded - 1.0, 2.0 * frames - 1.0
+        perceptual = lpips.lpips(variables[lpips.COLLECTION], x, y, "vgg").mean()
+    else:
+        perceptual = None
+    if perceptual is not None:
         loss, metrics["perceptual_loss"] = loss + perceptual, perceptual
     return loss, (state, {"loss": loss, **metrics})
 

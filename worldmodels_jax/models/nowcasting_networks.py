@@ -1,10 +1,12 @@
 """The networks of NowcastingGPT: tokenizer, transformer and the head that knows extremes."""
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import chex
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 
 from worldmodels_jax.models.nowcasting_config import (
@@ -15,6 +17,7 @@ from worldmodels_jax.models.nowcasting_config import (
     RainVQGANConfig,
     num_tokens,
 )
+from worldmodels_jax.nn import lpips
 from worldmodels_jax.nn.frame_classifier import FrameClassifier
 from worldmodels_jax.nn.iris_tokenizer import IrisTokenizer
 from worldmodels_jax.nn.patch_tokenizer import PatchTokenizer
@@ -122,6 +125,7 @@ class Networks(NamedTuple):
     tokenizer: IrisTokenizer | PatchTokenizer
     transformer: RainTransformer
     head: FrameClassifier | CodeTable | None
+    lpips: Mapping[str, np.ndarray] | None  # weights of the perceptual loss
 
     @property
     def pooled_frames(self) -> int:
@@ -146,6 +150,9 @@ class Networks(NamedTuple):
         elif self.head is not None:
             params["head"] = self.head.init(key_head)["params"]
         state = {COLLECTION: made[COLLECTION]} if COLLECTION in made else {}
+        if self.lpips is not None:
+            # Part of the variables: what a compiled function closes over is copied into its code.
+            state[lpips.COLLECTION] = jax.tree.map(jnp.asarray, dict(self.lpips))
         return {"params": params, **state}
 
     def scaled(self, rates: jax.Array) -> jax.Array:
@@ -203,7 +210,10 @@ def make_networks(
     elif loss.evl:
         head = CodeTable(config.tokenizer.num_codes, loss.p_extreme)
     shape = (frames, height, width)
-    return Networks(config, loss, axis_name, shape, tokens, tokenizer, transformer, head)
+    weights = None
+    if loss.perceptual == "lpips":
+        weights = lpips.load_lpips(loss.lpips_file, "vgg")
+    return Networks(config, loss, axis_name, shape, tokens, tokenizer, transformer, head, weights)
 
 
 def _tokenizer(
