@@ -11,7 +11,7 @@ loss changes is told with intervals, not checked: the published margins are smal
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,7 +26,15 @@ from worldmodels_jax.models.nowcasting_config import NowcastingLossConfig
 from worldmodels_jax.training.data_config import load_data
 from worldmodels_jax.training.fit_config import FitConfig, PartTraining
 
-HEADS = ("frame_vit", "frame_vit_forecast", "token_table", "fixed_tokens")
+# Name -> what of the loss goes with it: Nuwa-EVL's index is 2; means over the extremes and over the
+# rest, in place of the mean over all, weigh the few extremes among tokens as much as the others.
+HEADS: dict[str, dict[str, Any]] = {
+    "frame_vit": {"head": "frame_vit"},
+    "frame_vit_forecast": {"head": "frame_vit_forecast"},
+    "token_table": {"head": "token_table"},
+    "token_table_class_mean": {"head": "token_table", "reduction": "class_mean"},
+    "fixed_tokens": {"head": "fixed_tokens", "gamma": 2.0},
+}
 SCALES = (0.5, 2.0)
 WITHOUT = "no_evl"
 PERSISTENCE = ("eulerian_persistence", "lagrangian_persistence")
@@ -39,7 +47,7 @@ Table = Mapping[str, Sequence[Row]]  # variant -> a row a seed
 
 
 class Variant(NamedTuple):
-    """A head and the weight of the extreme value loss."""
+    """One of ``HEADS`` and the weight of the extreme value loss."""
 
     head: str
     scale: float
@@ -53,21 +61,17 @@ class Variant(NamedTuple):
 def with_evl(config: FitConfig, variant: Variant) -> FitConfig:
     """A preset with the extreme value loss.
 
-    Nuwa-EVL's index of 2 and a set of codes that does not change go with fixed tokens; losses of
-    tokens are averaged by class, for extremes are few among them.
+    Fixed tokens are chosen in the first updates of the transformer, then kept.
 
     Args:
       config: of ``nowcasting_gpt``.
       variant: what is added.
     """
     parts: Any = config.parts
-    changes: dict[str, Any] = {"head": variant.head, "evl_scale": variant.scale}
+    changes = HEADS[variant.head] | {"evl_scale": variant.scale}
     start, stop = parts.transformer.start, 0
     if variant.head == "fixed_tokens":
-        changes["gamma"] = 2.0
         stop = start + max(1, (config.training.steps - start) // _TABLE_SHARE)
-    if variant.head == "token_table":
-        changes["reduction"] = "class_mean"
     head = PartTraining(lr=1e-3, decay=0.01, start=start, stop=stop)
     return dataclasses.replace(
         config,
@@ -221,7 +225,7 @@ def accept(
     runs: Path,
     *,
     num_seeds: int = 3,
-    heads: Sequence[str] = HEADS,
+    heads: Collection[str] = tuple(HEADS),
     scales: Sequence[float] = SCALES,
     members: int = 5,
     change: Callable[[FitConfig], FitConfig] = lambda config: config,

@@ -127,10 +127,12 @@ def test_variants() -> None:
     assert start < fixed.parts.head.stop < fixed.training.steps / 2
     table: Any = with_evl(base, Variant("token_table", 0.5))
     assert table.parts.head.stop == 0
-    assert table.loss.reduction == "class_mean"
+    assert (table.loss.head, table.loss.reduction) == ("token_table", "mean")
+    balanced: Any = with_evl(base, Variant("token_table_class_mean", 0.5))
+    assert (balanced.loss.head, balanced.loss.reduction) == ("token_table", "class_mean")
     assert Variant("token_table", 0.5).name == "token_table_0.5"
     data = DataSpec("rain", {"rain": (9, 8, 8)}, 1000)
-    for config in (fixed, table):
+    for config in (fixed, table, balanced):
         make_nowcasting_gpt(config.model, config.loss, data)
 
 
