@@ -120,8 +120,9 @@ def learn(
         steps.
     """
     about = {"preset": config.preset, "reward_factor": factor, "steps": steps}
-    same = before is not None and {name: before[name] for name in about} == about
-    rows = list(before["rows"]) if same and before else []
+    before = before or {}
+    same = {name: before.get(name) for name in about} == about
+    rows = list(before["rows"]) if same else []
     missing = sorted(set(range(seeds)) - {row["seed"] for row in rows})
     native = build(config).env
     assert native is not None
