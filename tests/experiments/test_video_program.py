@@ -67,7 +67,7 @@ def test_episodes_are_what_the_environment_shows(run: Path) -> None:
 def test_what_cannot_be_predicted_is_said(run: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"--context=16 leaves nothing .*max_length=16"):
         video.predict_video(run, episodes=2, context=16)
-    with pytest.raises(FileNotFoundError, match=r"no file .*none\.npz with I3D weights"):
+    with pytest.raises(FileNotFoundError, match=r"no file .*none\.npz with the weights of I3D"):
         video.predict_video(run, episodes=2, i3d_weights=tmp_path / "none.npz")
     np.savez(tmp_path / "few.npz", x=np.zeros(1))
     with pytest.raises(ValueError, match=f"of the {len(i3d_weight_shapes())} arrays of I3D"):
