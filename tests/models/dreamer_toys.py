@@ -5,6 +5,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 import numpy as np
+from random_parameters import random_parameters
 
 from worldmodels_jax.models import dreamer_v3_config
 from worldmodels_jax.models.dreamer_v3 import DreamerV3Config, _Module, make_dreamer_v3
@@ -42,15 +43,7 @@ def vary(**changes):
 
 
 def random_variables(config, spec=SPEC):
-    """Parameters at which nothing is zero, saturated or lost in a normalisation."""
-    rng = np.random.default_rng(0)
-
-    def draw(path, x):
-        mean, std = {"scale": (1.0, 0.2), "bias": (0.0, 0.2)}.get(path[-1].key, (0.0, 0.5))
-        return jnp.asarray(rng.normal(mean, std, x.shape), jnp.float32)
-
-    shapes = jax.eval_shape(make_dreamer_v3(config, spec).init, KEY)
-    return jax.tree_util.tree_map_with_path(draw, shapes)
+    return random_parameters(jax.eval_shape(make_dreamer_v3(config, spec).init, KEY), 0.5)
 
 
 def batch_of(spec=SPEC, seed=0):

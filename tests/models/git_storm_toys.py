@@ -9,6 +9,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 import numpy as np
+from random_parameters import random_parameters
 
 from worldmodels_jax.models.git_storm import _Module, make_git_storm
 from worldmodels_jax.models.git_storm_config import GitStormConfig, MaskGITConfig
@@ -45,16 +46,7 @@ def head(**changes):
 
 
 def random_variables(config, spec=SPEC):
-    """Parameters at which nothing is zero, saturated or lost in a normalisation."""
-    rng = np.random.default_rng(0)
-
-    def draw(path, x):
-        kind = path[-1].key
-        mean, std = {"scale": (1.0, 0.2), "bias": (0.0, 0.2)}.get(kind, (0.0, 0.7))
-        return jnp.asarray(rng.normal(mean, std, x.shape), jnp.float32)
-
-    shapes = jax.eval_shape(make_git_storm(config, spec).init, KEY)
-    return jax.tree_util.tree_map_with_path(draw, shapes)
+    return random_parameters(jax.eval_shape(make_git_storm(config, spec).init, KEY), 0.7)
 
 
 def batch_of(spec=SPEC, seed=0):

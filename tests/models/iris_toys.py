@@ -5,6 +5,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 import numpy as np
+from random_parameters import random_parameters
 
 from worldmodels_jax.models.iris_config import (
     DeltaDynamicsConfig,
@@ -69,16 +70,10 @@ def vary(config, section="world_model", **changes):
 
 
 def random_variables(model):
-    """Parameters at which nothing is zero, saturated or lost in a normalisation."""
+    """Of all parameters, and of the codebook."""
     rng = np.random.default_rng(0)
-
-    def draw(path, x):
-        kind = path[-1].key
-        mean, std = {"scale": (1.0, 0.2), "bias": (0.0, 0.2)}.get(kind, (0.0, 0.5))
-        return jnp.asarray(rng.normal(mean, std, x.shape), jnp.float32)
-
     shapes = jax.eval_shape(model.init, KEY)
-    variables = {"params": jax.tree_util.tree_map_with_path(draw, shapes["params"])}
+    variables = {"params": random_parameters(shapes["params"], 0.5, rng)}
     if "vq" in shapes:
         book = shapes["vq"]["quantiser"]["codebook"]
         codes = rng.normal(size=book.codes.shape)
