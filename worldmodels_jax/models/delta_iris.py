@@ -22,6 +22,7 @@ from worldmodels_jax.models.iris_config import DeltaIrisConfig
 from worldmodels_jax.models.iris_dynamics import DeltaDynamics, Slots
 from worldmodels_jax.models.iris_parts import Networks, TokenizerLoss
 from worldmodels_jax.models.world_model import Prediction, WorldModel, make_world_model
+from worldmodels_jax.nn import lpips
 from worldmodels_jax.nn.transformer import KVCache, clear_cache
 from worldmodels_jax.ops.frames import from_square, to_pixels, to_square
 from worldmodels_jax.types import EnvSpec, Metrics, PyTree, Record
@@ -108,7 +109,7 @@ def _init(m: Networks, key: jax.Array) -> PyTree:
         key_dynamics, frames[:, :-1], action, tokens, jnp.zeros((1, 1), jnp.int32)
     )
     params = {"tokenizer": variables.pop("params"), "dynamics": dynamics["params"]}
-    return {"params": params, **variables, **m.state}
+    return {"params": params, **variables, **lpips.as_collection(m.lpips)}
 
 
 def _tokens(m: Networks, variables: PyTree, frames: jax.Array, action: jax.Array) -> jax.Array:

@@ -21,6 +21,7 @@ from worldmodels_jax.models.iris_config import IrisConfig
 from worldmodels_jax.models.iris_dynamics import IrisDynamics, Slots
 from worldmodels_jax.models.iris_parts import Networks, TokenizerLoss
 from worldmodels_jax.models.world_model import Prediction, WorldModel, make_world_model
+from worldmodels_jax.nn import lpips
 from worldmodels_jax.nn.transformer import KVCache, clear_cache
 from worldmodels_jax.ops.frames import from_square, to_pixels
 from worldmodels_jax.types import EnvSpec, Metrics, PyTree, Record
@@ -89,7 +90,7 @@ def _init(m: Networks, key: jax.Array) -> PyTree:
         key_dynamics, tokens, batch.action[:, :-1], views.segment_ids(batch.is_first)
     )
     params = {"tokenizer": variables.pop("params"), "dynamics": dynamics["params"]}
-    return {"params": params, **variables, **m.state}
+    return {"params": params, **variables, **lpips.as_collection(m.lpips)}
 
 
 def _tokenizer_loss(m: Networks, variables: PyTree, batch: Record, key: jax.Array) -> TokenizerLoss:

@@ -37,14 +37,6 @@ class Networks(NamedTuple):
     dynamics: Any  # DeltaDynamics or IrisDynamics
     lpips: Mapping[str, np.ndarray] | None  # weights of the perceptual loss
 
-    @property
-    def state(self) -> PyTree:
-        """What of the variables is the same for good."""
-        if self.lpips is None:
-            return {}
-        # Part of the variables: what a compiled function closes over is copied into its code.
-        return {lpips.COLLECTION: jax.tree.map(jnp.asarray, dict(self.lpips))}
-
     def frames(self, batch: Record) -> jax.Array:
         """The observations ``(B, T, S, S, C)`` in [0, 1], padded to a square."""
         return to_square(from_uint8(batch.observation), self.tokenizer.image_size)

@@ -150,10 +150,7 @@ class Networks(NamedTuple):
         elif self.head is not None:
             params["head"] = self.head.init(key_head)["params"]
         state = {COLLECTION: made[COLLECTION]} if COLLECTION in made else {}
-        if self.lpips is not None:
-            # Part of the variables: what a compiled function closes over is copied into its code.
-            state[lpips.COLLECTION] = jax.tree.map(jnp.asarray, dict(self.lpips))
-        return {"params": params, **state}
+        return {"params": params, **state, **lpips.as_collection(self.lpips)}
 
     def scaled(self, rates: jax.Array) -> jax.Array:
         """What networks see of rates ``(..., H, W)`` in mm/h: ``(..., H, W, 1)``."""

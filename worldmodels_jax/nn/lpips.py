@@ -25,6 +25,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
+from worldmodels_jax.types import PyTree
 from worldmodels_jax.weights import read_weights
 
 Network = Literal["vgg", "alex"]
@@ -111,6 +112,17 @@ def load_lpips(path: str | Path, network: Network) -> dict[str, np.ndarray]:
         what=f"LPIPS ({network})",
         how="make it of PyTorch's files as worldmodels_jax/nn/lpips.py says",
     )
+
+
+def as_collection(weights: Mapping[str, np.ndarray] | None) -> PyTree:
+    """The part of a model's variables that holds the weights, which nothing trains.
+
+    What a compiled function closes over is copied into its code; so they are variables.
+
+    Args:
+      weights: of ``load_lpips``, or None of a model that is not trained with the distance.
+    """
+    return {} if weights is None else {COLLECTION: jax.tree.map(jnp.asarray, dict(weights))}
 
 
 def lpips(
