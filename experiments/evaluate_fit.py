@@ -28,6 +28,11 @@ _CACHE_DIR = flags.DEFINE_string(
     "cache_dir", None, "Where data sets that are made are kept; by default they are made anew."
 )
 _FAST = flags.DEFINE_bool("fast", False, "Fewer examples and trees; representation learners only.")
+_INCEPTION = flags.DEFINE_string(
+    "inception",
+    None,
+    "Weights of Inception-v3 as .npz, for the published distances; representation learners only.",
+)
 _MEMBERS = flags.DEFINE_integer(
     "members", None, "Forecasts per event, 5 by default; nowcasts only.", lower_bound=1
 )
@@ -93,16 +98,16 @@ def evaluate(directory: Path, *, step: int | None = None, data: Any = None) -> l
 
 def _evaluator(model: type) -> Evaluator:
     """How runs of a system are evaluated; those that have no chapter's tables by their losses."""
-    known: dict[type, tuple[Evaluator, Any]] = {
+    known: dict[type, tuple[Evaluator, tuple[Any, ...]]] = {
         VaeConfig: (
             Evaluator(_representation, representation.describe, representation.draw),
-            _FAST,
+            (_FAST, _INCEPTION),
         ),
-        NowcastingConfig: (Evaluator(_nowcast, nowcast.describe, nowcast.draw), _MEMBERS),
+        NowcastingConfig: (Evaluator(_nowcast, nowcast.describe, nowcast.draw), (_MEMBERS,)),
     }
-    for kind, (evaluator, flag) in known.items():
+    for kind, (evaluator, meant) in known.items():
         if issubclass(model, kind):
-            refuse_flags(f"a run of {model.__name__}", _DATA_DIR, _CACHE_DIR, flag)
+            refuse_flags(f"a run of {model.__name__}", _DATA_DIR, _CACHE_DIR, *meant)
             return evaluator
     refuse_flags(f"a run of {model.__name__}", _DATA_DIR, _CACHE_DIR)
     return Evaluator(losses_on_test, _describe_losses, lambda run, directory: [])
@@ -115,7 +120,7 @@ def refuse_flags(what: str, *meant: Any) -> None:
       ValueError: if one is given and not meant.
     """
     names = {flag.name for flag in meant}  # the flags themselves cannot be compared
-    for flag in (_DATA_DIR, _CACHE_DIR, _FAST, _MEMBERS):
+    for flag in (_DATA_DIR, _CACHE_DIR, _FAST, _INCEPTION, _MEMBERS):
         if flag.present and flag.name not in names:
             raise ValueError(f"--{flag.name} has no effect on {what}: leave it out.")
 
@@ -123,7 +128,12 @@ def refuse_flags(what: str, *meant: Any) -> None:
 def _representation(run: LoadedFit) -> Any:
     vae: Any = run.system
     return representation.evaluate_run(
-        vae, run.variables, run.dataset, fast=_FAST.value, seed=run.seed
+        vae,
+        run.variables,
+        run.dataset,
+        fast=_FAST.value,
+        seed=run.seed,
+        inception_file=None if _INCEPTION.value is None else Path(_INCEPTION.value),
     )
 
 

@@ -13,7 +13,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from worldmodels_jax.data.dataset import Dataset
-from worldmodels_jax.evaluation.image_features import ImageFeatures, factor_cnn, random_conv
+from worldmodels_jax.evaluation.image_features import (
+    ImageFeatures,
+    factor_cnn,
+    inception,
+    random_conv,
+)
 from worldmodels_jax.evaluation.representation import (
     Sizes,
     Tables,
@@ -38,6 +43,7 @@ def evaluate_run(
     seed: int,
     sizes: Sizes | None = None,
     features: Sequence[ImageFeatures] | None = None,
+    inception_file: Path | None = None,
 ) -> Tables:
     """All scores of a trained autoencoder.
 
@@ -50,19 +56,23 @@ def evaluate_run(
       sizes: see ``evaluate_representation``.
       features: see there; None for ``random``, and without ``fast`` also ``factor``, the same for
         all runs on the same data.
+      inception_file: weights of Inception-v3, whose features are then taken too.
 
     Returns:
       The tables by name, each of scores by name.
 
     Raises:
       ModuleNotFoundError: without scikit-learn.
-      ValueError: for a data set without factors, or more factors than latents.
+      FileNotFoundError: if there is no file of weights.
+      ValueError: for a data set without factors, more factors than latents, or other weights.
     """
     if features is None:
         features = [random_conv(dataset.train["image"])]
         if not fast and "factors" in dataset.train:
             examples = dataset.train["image"], dataset.train["factors"]
             features.append(factor_cnn(*examples, jax.random.key(0)))
+    if inception_file is not None:
+        features = [*features, inception(inception_file)]
     return evaluate_representation(
         functools.partial(jax.jit(vae.encode), variables),
         functools.partial(jax.jit(vae.decode), variables),

@@ -1,5 +1,7 @@
 """Feature networks for the scores of images."""
 
+from pathlib import Path
+
 import jax
 import numpy as np
 import pytest
@@ -7,7 +9,13 @@ import pytest
 from worldmodels_jax.evaluation import image_features
 from worldmodels_jax.evaluation.diversity import vendi_score
 from worldmodels_jax.evaluation.frechet import frechet_distance
-from worldmodels_jax.evaluation.image_features import ImageFeatures, embed_images, random_conv
+from worldmodels_jax.evaluation.image_features import (
+    ImageFeatures,
+    embed_images,
+    inception,
+    random_conv,
+)
+from worldmodels_jax.nn import inception as inception_v3
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (12, 8, 8, 3), np.uint8)
 
@@ -47,6 +55,24 @@ def test_diversity_is_centred_and_distances_are_projected() -> None:
     assert network.frechet(a, b) == pytest.approx(frechet_distance(a[:, :2], b[:, :2]))
     whole = ImageFeatures("toy", lambda x: x, np.zeros(4))
     assert whole.frechet(a, b) == pytest.approx(frechet_distance(a, b))
+
+
+def test_inception_sees_large_images_of_three_colours(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shapes = inception_v3.inception_weight_shapes()
+    np.savez(tmp_path / "w.npz", **{name: np.zeros(shape) for name, shape in shapes.items()})
+    monkeypatch.setattr(inception_v3, "RESOLUTION", 4)
+    monkeypatch.setattr(inception_v3, "inception_features", lambda weights, x: x)
+    network = inception(tmp_path / "w.npz")
+    assert network.name == "inception"
+    assert network.centre.shape == (2048,)
+    seen = network.embed(np.float32([[[[0.0], [1.0]], [[0.5], [0.5]]]]))
+    # Halfway between the centres of two pixels are a quarter and three quarters of either.
+    left = np.float32([0, 0.125, 0.375, 0.5])
+    right = 1 - left
+    columns = np.stack([left, 0.75 * left + 0.25 * right, 0.25 * left + 0.75 * right, right], 1)
+    np.testing.assert_allclose(seen, np.repeat(2 * columns[None, ..., None] - 1, 3, -1), atol=1e-6)
 
 
 def test_trained_features_tell_the_factors() -> None:

@@ -75,23 +75,36 @@ def test_tables_as_text() -> None:
     ]
 
 
-@pytest.mark.parametrize(("fast", "names"), [(True, ["random"]), (False, ["random", "factor"])])
+@pytest.mark.parametrize(
+    ("fast", "file", "names"),
+    [
+        (True, None, ["random"]),
+        (False, None, ["random", "factor"]),
+        (True, Path("weights.npz"), ["random", "inception"]),
+    ],
+)
 def test_full_evaluations_have_trained_features_too(
-    fast: bool, names: list[str], monkeypatch: pytest.MonkeyPatch
+    fast: bool, file: Path | None, names: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def named(images: np.ndarray, factors: np.ndarray, key: jax.Array) -> ImageFeatures:
         assert len(images) == len(factors)
         return ImageFeatures("factor", lambda x: x, np.zeros(1))
 
+    def read(path: Path) -> ImageFeatures:
+        assert path == file
+        return ImageFeatures("inception", lambda x: x, np.zeros(1))
+
     def used(*arguments: Any, features: Any, **settings: Any) -> list[str]:
         return [network.name for network in features]
 
     monkeypatch.setattr(representation, "factor_cnn", named)
+    monkeypatch.setattr(representation, "inception", read)
     monkeypatch.setattr(representation, "evaluate_representation", used)
     config = smaller(acceptance.objectives()["poe"])
     data = load_data(config.data, None)
     vae: Any = config.model.make(config.loss, data.spec, None, "f4")
-    assert representation.evaluate_run(vae, {}, data, fast=fast, seed=0) == names
+    found = representation.evaluate_run(vae, {}, data, fast=fast, seed=0, inception_file=file)
+    assert found == names
 
 
 # Acceptance

@@ -1,12 +1,14 @@
 """Features of images, in which the diversity and the fidelity of generated ones are measured.
 
-No network trained on photographs is shipped, so there are two others: convolutions that nobody
-trained, and a network trained to tell the data set's own factors. Scores bear a feature network's
-name, and those of different networks cannot be compared.
+No network trained on photographs is shipped. With a file of Inception's weights there is that of
+the published distances; without, convolutions that nobody trained, and a network trained to tell
+the data set's own factors. Scores bear a feature network's name, and those of different networks
+cannot be compared.
 """
 
 import functools
 from collections.abc import Callable
+from pathlib import Path
 from typing import NamedTuple
 
 import chex
@@ -18,6 +20,7 @@ from worldmodels_jax.evaluation.batches import in_batches
 from worldmodels_jax.evaluation.diversity import vendi_score
 from worldmodels_jax.evaluation.factor_networks import fit_factor_network
 from worldmodels_jax.evaluation.frechet import frechet_distance
+from worldmodels_jax.nn import inception as inception_v3
 from worldmodels_jax.nn.vae_networks import ConvTrunk
 from worldmodels_jax.ops.frames import from_uint8
 
@@ -125,6 +128,33 @@ def factor_cnn(
     )
     embed = jax.jit(functools.partial(trunk.apply, network.trunk))
     return ImageFeatures("factor", embed, np.zeros(trunk.hidden))
+
+
+def inception(path: str | Path) -> ImageFeatures:
+    """``inception``: the 2,048 features that the Fréchet Inception distance is told in.
+
+    Images are resized to 299x299, bilinearly, and grey ones stand for all three colours. The
+    distance wants more images than there are features: 10,000 and more.
+
+    Args:
+      path: of the weights; see ``nn.inception`` for what the file holds.
+
+    Raises:
+      FileNotFoundError: if there is no such file.
+      ValueError: if it is no ``.npz`` file, or arrays are missing or of another shape.
+    """
+    # Arguments of the compiled function: what it closed over would be copied into its code.
+    weights = jax.device_put(inception_v3.load_inception(path))
+    embed = functools.partial(_inception, weights)
+    return ImageFeatures("inception", embed, np.zeros(inception_v3.FEATURES))
+
+
+@jax.jit
+def _inception(weights: dict[str, jax.Array], x: jax.Array) -> jax.Array:
+    side = inception_v3.RESOLUTION
+    x = jax.image.resize(x, (len(x), side, side, x.shape[-1]), "bilinear", antialias=False)
+    x = jnp.broadcast_to(x, (*x.shape[:-1], 3))
+    return inception_v3.inception_features(weights, 2 * x - 1)
 
 
 def embed_images(
