@@ -11,11 +11,11 @@ from worldmodels_jax.training.data_files import FactorFilesConfig
 from worldmodels_jax.training.fit_config import FitConfig, FitTraining, OnePart, PartTraining
 
 
-def _on(data: FactorFilesConfig, beta: float) -> FitConfig:
+def _on(data: FactorFilesConfig, beta: float, latents: int = 10) -> FitConfig:
     return FitConfig(
         preset=f"alpha_tcvae_{data.name}",
         data=data,
-        model=VaeConfig(network="conv"),
+        model=VaeConfig(network="conv", num_latents=latents),
         loss=VaeLossConfig(kind="alpha_tcvae", beta=beta),
         parts=OnePart(PartTraining()),
         training=FitTraining(epochs=50, chunk=500, checkpoint_every=10_000),
@@ -42,6 +42,11 @@ def alpha_tcvae_mpi3d_real() -> FitConfig:
     return _on(FactorFilesConfig(name="mpi3d_real"), 5.0)
 
 
+def alpha_tcvae_celeba() -> FitConfig:
+    """α-TCVAE on CelebA with its 40 attributes, --data_dir=FOLDER; for a GPU, not run here."""
+    return _on(FactorFilesConfig(name="celeba"), 5.0, latents=48)
+
+
 def alpha_tcvae_dsprites() -> FitConfig:
     """α-TCVAE on dSprites, which the thesis does not use, --data_dir=FOLDER; not run here."""
     return _on(FactorFilesConfig(name="dsprites"), 4.0)
@@ -54,6 +59,7 @@ PRESETS: dict[str, Callable[[], FitConfig]] = {
         alpha_tcvae_3dshapes,
         alpha_tcvae_cars3d,
         alpha_tcvae_mpi3d_real,
+        alpha_tcvae_celeba,
         alpha_tcvae_dsprites,
     )
 }

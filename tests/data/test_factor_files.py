@@ -99,7 +99,9 @@ def test_the_published_sets_are_as_large_as_they_are() -> None:
         "mpi3d_real": 1_036_800,
         "teapots": 200_000,
         "cars3d": 17_568,
+        "celeba": 202_599,
     }
+    assert len(set(FILES["celeba"].factor_names)) == 40
 
 
 def test_dsprites_are_white_on_black_without_their_one_colour(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Public data sets of images with known factors: dSprites, 3DShapes, MPI3D, Teapots and Cars3D.
+"""Public data sets of images with known factors, from dSprites to CelebA.
 
 Their files are read as they were published; nothing is downloaded and nothing unpickled. N is the
 number of images, M that of factors.
@@ -14,6 +14,15 @@ from worldmodels_jax.data import factor_readers
 from worldmodels_jax.data.factor_readers import FactorFile
 
 _BINS = 10  # classes of a continuous factor
+_ATTRIBUTES = (  # of CelebA
+    "5_o_Clock_Shadow", "Arched_Eyebrows", "Attractive", "Bags_Under_Eyes", "Bald", "Bangs",
+    "Big_Lips", "Big_Nose", "Black_Hair", "Blond_Hair", "Blurry", "Brown_Hair", "Bushy_Eyebrows",
+    "Chubby", "Double_Chin", "Eyeglasses", "Goatee", "Gray_Hair", "Heavy_Makeup", "High_Cheekbones",
+    "Male", "Mouth_Slightly_Open", "Mustache", "Narrow_Eyes", "No_Beard", "Oval_Face", "Pale_Skin",
+    "Pointy_Nose", "Receding_Hairline", "Rosy_Cheeks", "Sideburns", "Smiling", "Straight_Hair",
+    "Wavy_Hair", "Wearing_Earrings", "Wearing_Hat", "Wearing_Lipstick", "Wearing_Necklace",
+    "Wearing_Necktie", "Young",
+)  # fmt: skip
 
 FILES: Mapping[str, FactorFile] = {
     "dsprites": FactorFile(
@@ -75,6 +84,18 @@ FILES: Mapping[str, FactorFile] = {
         factor_sizes=(4, 24, 183),
         origin="http://www.scottreed.info/files/nips2015-analogy-data.tar.gz",
     ),
+    "celeba": FactorFile(
+        path="list_attr_celeba.txt",
+        kind="jpg",
+        images="img_align_celeba",
+        image_shape=(218, 178, 3),
+        factor_names=_ATTRIBUTES,
+        factor_sizes=(2,) * 40,
+        ranges=((-1.0, 1.0),) * 40,  # no and yes
+        count=202_599,
+        resized=64,
+        origin="https://mmlab.ie.cuhk.edu.hk/projects/CelebA.html",
+    ),
 }
 
 
@@ -91,13 +112,15 @@ def load_factor_dataset(name: str, root: Path, *, unpack: bool = False) -> Facto
     """Opens a public data set.
 
     Images are RGB, of dSprites grey (C = 1) with 255 for white; those of Cars3D are halved to
-    64x64. Factors are classes; the continuous ones of Teapots are cut into 10 of equal width. The
-    colour of dSprites, which never changes, is left out. 3DShapes' images stay in the file until
-    they are asked for; a compressed ``.npz`` is read into memory, up to 13 GB.
+    64x64, those of CelebA resized to it. Factors are classes; the continuous ones of Teapots are
+    cut into 10 of equal width. The colour of dSprites, which never changes, is left out. 3DShapes'
+    images stay in the file until they are asked for; a compressed ``.npz`` is read into memory, up
+    to 13 GB, and so are CelebA's images, 2.5 GB.
 
     Args:
       name: a key of ``FILES``.
-      root: the folder that holds the set's file or, for Cars3D, the folder ``cars``.
+      root: the folder that holds the set's file or, for Cars3D, the folder ``cars``; for
+        CelebA the attributes' table and, beside it, the folder ``img_align_celeba``.
       unpack: write the images to an uncompressed ``.npy`` next to the file, once, and map that into
         memory: random access without reading all of them.
 
@@ -131,6 +154,7 @@ def read_factor_file(file: FactorFile, root: Path, *, unpack: bool = False) -> F
         "npz": factor_readers.read_npz,
         "h5": factor_readers.read_h5,
         "mat": factor_readers.read_mat,
+        "jpg": factor_readers.read_jpg,
     }[file.kind]
     images, labels = reader(file, path, unpack)
     if labels is None:

@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 import numpy as np
 import scipy.io
+from PIL import Image
 
 from worldmodels_jax.files import replacing
 
@@ -40,9 +41,9 @@ class FactorFile:
     """A published data set: its layout, and what must be found in it.
 
     Attributes:
-      path: of the file, or of the folder of ``.mat`` files.
+      path: of the file, of the folder of ``.mat`` files, or of the table of ``.jpg`` files.
       kind: of the file.
-      images: name of the array of images.
+      images: name of the array of images, or of their folder.
       image_shape: of an image in the file, (H, W, C) or (H, W).
       factor_names: M names.
       factor_sizes: M numbers of values; of the last factor, which varies fastest, at last.
@@ -52,10 +53,11 @@ class FactorFile:
         all combinations in row-major order.
       ranges: of each factor if they are continuous; none if they are classes.
       count: N; 0 for the number of combinations.
+      resized: side of the square that ``.jpg`` images are resized to.
     """
 
     path: str
-    kind: Literal["npz", "h5", "mat"]
+    kind: Literal["npz", "h5", "mat", "jpg"]
     images: str
     image_shape: tuple[int, ...]
     factor_names: tuple[str, ...]
@@ -65,6 +67,7 @@ class FactorFile:
     labels: str | None = None
     ranges: tuple[tuple[float, float], ...] = ()
     count: int = 0
+    resized: int = 0
 
     @property
     def num_images(self) -> int:
@@ -74,7 +77,8 @@ class FactorFile:
     @property
     def shape(self) -> tuple[int, ...]:
         """(N, H, W, C) of the images as they are handed out, C = 1 where the file has none."""
-        return (self.num_images, *self.image_shape, 1)[:4]
+        H, W, *colours = self.image_shape
+        return (self.num_images, self.resized or H, self.resized or W, *(colours or [1]))
 
 
 def read_npz(file: FactorFile, path: Path, unpack: bool) -> Found:
@@ -206,6 +210,48 @@ def read_mat(file: FactorFile, path: Path, unpack: bool) -> Found:
         fours = stored.reshape(*others, H // 2, 2, W // 2, 2, C)
         images[..., number, :, :, :] = np.rint(fours.mean((-4, -2)))
     return images.reshape(file.num_images, H // 2, W // 2, C), None
+
+
+def read_jpg(file: FactorFile, path: Path, unpack: bool) -> Found:
+    """Reads a table of attributes, and a folder of the images that it names.
+
+    The table's first line is N, its second the M names, and each other line the name of an image
+    and M numbers. Images are resized, bilinearly and antialiased.
+
+    Args:
+      file: what must be found.
+      path: of the table; the folder is beside it.
+      unpack: whether the images are mapped into memory from an uncompressed copy.
+
+    Raises:
+      FileNotFoundError: if the table or an image is missing.
+      OSError: if the copy cannot be written.
+      ValueError: if the table or an image is truncated or holds something else.
+    """
+    _require(file, path)
+    with _damage_told(file, path):
+        count, names, *lines = path.read_text().splitlines()
+        rows = [line.split() for line in lines]
+        _check(file, path, "attributes", (int(count), len(rows)), (file.num_images,) * 2)
+        if tuple(names.split()) != file.factor_names:
+            raise _wrong(file, path, "names", names, " ".join(file.factor_names))
+        labels = np.array([row[1:] for row in rows], np.float64)
+    _check(file, path, "attributes", labels.shape, (file.num_images, len(file.factor_names)))
+
+    def blocks() -> Iterator[np.ndarray]:
+        for first in range(0, file.num_images, _BLOCK):
+            names = [row[0] for row in rows[first : first + _BLOCK]]
+            yield np.stack([_resized(file, path.parent / file.images / name) for name in names])
+
+    return (_mapped if unpack else _in_memory)(file, path, blocks), labels
+
+
+def _resized(file: FactorFile, path: Path) -> np.ndarray:
+    _require(file, path)
+    with _damage_told(file, path), Image.open(path) as image:
+        shape = (image.height, image.width, len(image.getbands()))
+        _check(file, path, "image", shape, file.image_shape)
+        return np.asarray(image.resize((file.resized,) * 2, Image.Resampling.BILINEAR))
 
 
 def _require(file: FactorFile, path: Path) -> None:

@@ -27,7 +27,7 @@ class FactorFilesConfig(DataConfig):
         into memory; for a set that memory does not hold, or of which HDF5 reads too slowly.
     """
 
-    name: Literal["dsprites", "3dshapes", "mpi3d_real", "teapots", "cars3d"] = "dsprites"
+    name: Literal["dsprites", "3dshapes", "mpi3d_real", "teapots", "cars3d", "celeba"] = "dsprites"
     count: int = 0
     seed: int = 0
     test_share: float = 0.2
