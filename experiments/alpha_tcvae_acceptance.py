@@ -6,7 +6,8 @@ Trains β-VAE and α-TCVAE in two readings, the text's (poe) and the code's (mi)
 each, and poe with a smaller α; with --extension also β-TCVAE and the reading mi_tc. Writes
 ``acceptance.json`` and ``acceptance.md``; runs are kept in --runs, and what was trained there is
 not trained again. DCI of poe and mi is told, not checked: the thesis reports it to rise, and none
-of the readings showed all claims at once.
+of the readings showed all claims at once. Correlations of the scores over objectives and seeds are
+told too.
 """
 
 import dataclasses
@@ -16,6 +17,7 @@ from typing import Any
 
 import numpy as np
 from absl import flags
+from scipy import stats
 
 from experiments import acceptance, common
 from experiments.configs.representation import sprites16
@@ -39,6 +41,18 @@ COLUMNS = {
     "vendi_noise": "Vendi noise",
     "vendi_traversal": "Vendi trav.",
     "fid_traversal": "FID trav.",
+}
+
+# Title -> table and score, whose correlations the chapter draws (figures 1.7 and 1.10).
+CORRELATED = {
+    "Vendi noise": ("vendi_random", "noise"),
+    "Vendi trav.": ("vendi_random", "traversal"),
+    "FID trav.": ("fid_random", "traversal"),
+    "unfairness": ("disentanglement", "unfairness"),
+    "DCI geo": ("disentanglement", "dci_geometric"),
+    "SNC": ("disentanglement", "snc"),
+    "NK": ("disentanglement", "nk"),
+    "accuracy": ("disentanglement", "attribute_accuracy"),
 }
 
 
@@ -70,6 +84,34 @@ def row_of(tables: Mapping[str, Mapping[str, float]]) -> Row:
         "vendi_noise": tables["vendi_random"]["noise"],
         "vendi_traversal": tables["vendi_random"]["traversal"],
         "fid_traversal": tables["fid_random"]["traversal"],
+    }
+
+
+def correlations(
+    tables: Mapping[str, Sequence[Mapping[str, Mapping[str, float]]]],
+) -> dict[str, dict[str, float | None]]:
+    """Pearson's correlations of the scores in ``CORRELATED``, over all objectives and seeds.
+
+    Args:
+      tables: of the evaluations, objective -> one a seed.
+
+    Returns:
+      title -> title -> r; None where a score is the same everywhere.
+    """
+    runs = [run for seeds in tables.values() for run in seeds]
+    columns = {
+        title: np.array([run[table][score] for run in runs])
+        for title, (table, score) in CORRELATED.items()
+    }
+
+    def correlation(a: np.ndarray, b: np.ndarray) -> float | None:
+        if np.ptp(a) == 0 or np.ptp(b) == 0:
+            return None
+        return float(stats.pearsonr(a, b).statistic)
+
+    return {
+        title: {other: correlation(a, b) for other, b in columns.items()}
+        for title, a in columns.items()
     }
 
 
@@ -145,6 +187,17 @@ def report(result: Mapping[str, Any]) -> str:
         means = [np.mean([row[column] for row in rows]) for column in COLUMNS]
         lines.append(f"| {name} | " + " | ".join(f"{value:.3g}" for value in means) + " |")
     lines += acceptance.claims_table(result["claims"], "values")
+    runs = sum(len(rows) for rows in result["rows"].values())
+    lines += [
+        "",
+        f"Correlations over the {runs} runs:",
+        "",
+        "| | " + " | ".join(CORRELATED) + " |",
+        "|---" * (1 + len(CORRELATED)) + "|",
+    ]
+    for title, row in result["correlations"].items():
+        cells = ("–" if r is None else f"{r:+.2f}" for r in row.values())
+        lines.append(f"| {title} | " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
 
 
@@ -199,6 +252,7 @@ def accept(
         "real": {"vendi": real["vendi_random"]["real"], "fid": real["fid_random"]["real"]},
         "rows": rows,
         "claims": check(rows),
+        "correlations": correlations(tables),
         "tables": tables,
         "losses": {name: dataclasses.asdict(config.loss) for name, config in configs.items()},
     }

@@ -155,6 +155,23 @@ def test_claims_that_do_not(name: str, seed: int, columns: dict[str, float], cla
     assert passed == [i != claim for i in range(7)]
 
 
+def test_correlations_over_objectives_and_seeds() -> None:
+    def run(x: float, y: float) -> dict[str, dict[str, float]]:
+        codes = {"unfairness": -x, "dci_geometric": y, "snc": 0.5, "nk": x, "attribute_accuracy": x}
+        return {
+            "vendi_random": {"noise": x, "traversal": 2 * x + 1},
+            "fid_random": {"traversal": y},
+            "disentanglement": codes,
+        }
+
+    found = acceptance.correlations({"a": [run(0, 0), run(1, 1)], "b": [run(2, 1)]})
+    assert found["Vendi noise"]["Vendi trav."] == pytest.approx(1)
+    assert found["unfairness"]["Vendi noise"] == pytest.approx(-1)
+    # Of 0, 1, 2 with 0, 1, 1: the covariance is 1/3, the variances are 2/3 and 2/9.
+    assert found["DCI geo"]["Vendi noise"] == pytest.approx(0.75**0.5)
+    assert found["SNC"]["NK"] is None
+
+
 def smaller(config: FitConfig) -> FitConfig:
     return dataclasses.replace(
         config,
@@ -172,7 +189,13 @@ def quick_tables(vae: Any, variables: Any, dataset: Any, **settings: Any) -> Any
     decode = functools.partial(jax.jit(vae.decode), variables)
     return {
         "reconstruction": score_reconstruction(encode, decode, dataset.test["image"]),
-        "disentanglement": {"dci_geometric": 0.2},
+        "disentanglement": {
+            "dci_geometric": 0.2,
+            "unfairness": 0.1,
+            "snc": 0.1,
+            "nk": 0.1,
+            "attribute_accuracy": 0.8,
+        },
         "usage": {"active_units": 3.0, "balance": 0.4},
         "vendi_random": {"real": 40.0, "noise": 20.0, "traversal": 30.0},
         "fid_random": {"real": 0.1, "noise": 0.5, "traversal": 0.3},
@@ -191,6 +214,7 @@ def test_the_experiment_and_the_figure_of_a_run(
     errors = {name: [one["nll"] for one in rows] for name, rows in stored["rows"].items()}
     assert all(first != second for first, second in errors.values())
     text = (tmp_path / "out/acceptance.md").read_text().splitlines()
+    assert "| SNC | – | – | – | – | – | – | – | – |" in text
     (line,) = [line for line in text if line.startswith("| poe |")]
     cells = [float(cell) for cell in line.split("|")[2:-1]]
     assert cells == pytest.approx([np.mean(errors["poe"]), 0.2, 3, 0.4, 20, 30, 0.3], rel=0.01)
