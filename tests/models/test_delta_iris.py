@@ -321,9 +321,9 @@ def test_a_dream_beyond_the_table_goes_on_from_its_latest_frame(system, records,
     single = jax.tree.map(lambda x: x[:, :1], records)._replace(
         observation=frame, is_first=jnp.zeros((B, 1), bool)
     )
-    fresh, _ = model.observe(variables, single, KEY, 1)
+    fresh, _ = jax.jit(model.observe, static_argnums=3)(variables, single, KEY, 1)
     key = jax.random.split(KEY, 8)[before]
-    _, prediction = model.imagine(variables, fresh, actions[0], key)
+    _, prediction = jax.jit(model.imagine)(variables, fresh, actions[0], key)
     np.testing.assert_allclose(predictions.reward[before], prediction.reward, atol=1e-3)
     np.testing.assert_allclose(predictions.features[before], prediction.features, atol=0.005)
 
@@ -331,12 +331,10 @@ def test_a_dream_beyond_the_table_goes_on_from_its_latest_frame(system, records,
 def test_the_same_key_dreams_the_same_and_another_does_not(default, records):
     _, model, variables = default
     context = jax.tree.map(lambda x: x[:, :3], records)
-    carry, _ = model.observe(variables, context, KEY, 2)
+    carry, _ = jax.jit(model.observe, static_argnums=3)(variables, context, KEY, 2)
     imagine = jax.jit(model.imagine)
     first = imagine(variables, carry, ACTIONS[0], KEY)
     jax.tree.map(np.testing.assert_array_equal, first, imagine(variables, carry, ACTIONS[0], KEY))
-    slow = model.imagine(variables, carry, ACTIONS[0], KEY)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), first, slow)
     frames = {
         np.asarray(imagine(variables, carry, ACTIONS[0], jax.random.key(i))[0].frame).tobytes()
         for i in range(5)
@@ -366,7 +364,7 @@ def test_bfloat16_computes_about_the_same(default, spec, records):
     assert {x.dtype.name for x in jax.tree.leaves(state)} == {"float32", "int32"}
     # Near, not equal: a rounded vector may have another nearest code.
     assert rough == pytest.approx(float(exact), rel=0.2)
-    carry, _ = half.observe(variables, records, KEY, 1)
+    carry, _ = jax.jit(half.observe, static_argnums=3)(variables, records, KEY, 1)
     assert carry.cache.keys.dtype == jnp.bfloat16
     after, prediction = jax.jit(half.imagine)(variables, carry, ACTIONS[0], KEY)
     dtypes = [jax.tree.map(lambda x: x.dtype, state) for state in (carry, after)]

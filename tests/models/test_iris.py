@@ -192,7 +192,8 @@ def test_a_dream_beyond_the_table_goes_on_from_its_latest_frame(default, spec, r
         {"params": variables["params"]["dynamics"]}, x, segments, cache, method="feed"
     )
     key = jax.random.split(KEY, 7)[4]
-    carry, prediction = model.imagine(variables, last._replace(cache=cache), actions[0], key)
+    imagine = jax.jit(model.imagine)
+    carry, prediction = imagine(variables, last._replace(cache=cache), actions[0], key)
     np.testing.assert_allclose(predictions.reward[4], prediction.reward, atol=1e-4)
     np.testing.assert_array_equal(carries.tokens[4], carry.tokens)
 
@@ -214,12 +215,10 @@ def test_the_published_horizon_needs_one_new_start(spec, records):
 def test_the_same_key_dreams_the_same_and_another_does_not(default, records):
     _, model, variables = default
     context = jax.tree.map(lambda x: x[:, :3], records)
-    carry, _ = model.observe(variables, context, KEY, 2)
+    carry, _ = jax.jit(model.observe, static_argnums=3)(variables, context, KEY, 2)
     imagine = jax.jit(model.imagine)
     first = imagine(variables, carry, ACTIONS[0], KEY)
     jax.tree.map(np.testing.assert_array_equal, first, imagine(variables, carry, ACTIONS[0], KEY))
-    slow = model.imagine(variables, carry, ACTIONS[0], KEY)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), first, slow)
     tokens = {
         np.asarray(imagine(variables, carry, ACTIONS[0], jax.random.key(i))[0].tokens).tobytes()
         for i in range(5)
@@ -235,7 +234,9 @@ def test_bfloat16_computes_about_the_same(spec, records):
         assert loss.dtype == jnp.float32
         losses.append(float(metrics["token_loss"]))
     assert losses[1] == pytest.approx(losses[0], rel=0.2)
-    carry, _ = model.observe(random_variables(model), records, KEY, 1)
+    carry, _ = jax.eval_shape(
+        lambda variables: model.observe(variables, records, KEY, 1), random_variables(model)
+    )
     assert carry.cache.keys.dtype == jnp.bfloat16
     assert carry.frame.dtype == jnp.float32
 

@@ -46,7 +46,7 @@ class History(NamedTuple):
 
     states: list[LoopState]  # before the first chunk, and after each
     metrics: list[dict[str, np.ndarray]]  # of each chunk
-    compilations: int  # of the chunk
+    compiled: list[str]  # the programs, in order
 
 
 @pytest.fixture(scope="session")
@@ -80,13 +80,21 @@ def loop(pure_loop: Loop) -> Loop:
 @pytest.fixture(scope="session")
 def history(loop: Loop) -> History:
     """All the debug preset's steps: four chunks of 20 iterations of 2 environments."""
+    lowered: list[str] = []
+
+    def listen(event: str, seconds: float, **about: Any) -> None:
+        if event == "/jax/core/compile/jaxpr_to_mlir_module_duration":
+            lowered.append(about["fun_name"])
+
     state = loop.init(jax.random.key(0))
+    jax.monitoring.register_event_duration_secs_listener(listen)
     states, metrics = [_to_numpy(state)], []
     for _ in range(4):
         state, values = loop.run(state)
         states.append(_to_numpy(state))
         metrics.append(_to_numpy(values))
-    return History(states, metrics, loop.run._cache_size())
+    jax.monitoring.unregister_event_duration_listener(listen)
+    return History(states, metrics, lowered)
 
 
 @pytest.fixture(scope="session")

@@ -63,7 +63,8 @@ def test_a_chunk_talks_to_the_host_neither_implicitly_nor_by_callback(
 
 def test_chunks_are_compiled_once(history: Any) -> None:
     assert len(history.metrics) == 4
-    assert history.compilations == 1
+    (program,) = history.compiled
+    assert "run" in program
 
 
 def test_seeds_at_once_are_the_seeds_one_by_one(
