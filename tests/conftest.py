@@ -6,6 +6,7 @@ and its flags are read then. It also reaches the programs that tests start.
 
 # ruff: noqa: E402
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -20,6 +21,10 @@ _CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "wor
 os.environ["XLA_FLAGS"] = " ".join([*_FLAGS, os.environ.get("XLA_FLAGS", "")]).strip()
 os.environ["JAX_COMPILATION_CACHE_DIR"] = os.environ.get("JAX_COMPILATION_CACHE_DIR") or str(_CACHE)
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.5"
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # A shell starts what runs in the background so; tests interrupt themselves and what they start.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 import jax
 import numpy as np
