@@ -63,8 +63,10 @@ def test_a_run_leaves_checkpoints_pictures_and_tables(
     start: Callable, quick_evaluation: list, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = tmp_path / "run"
-    assert start(fit.main, *SMALL, f"--run={run}", "--seed=4", "--seeds=2", "--fast") is None
-    assert quick_evaluation == [{"fast": True, "seed": 4}, {"fast": True, "seed": 5}]
+    flags = ["--seed=4", "--seeds=2", "--fast", "--inception=weights.npz"]
+    assert start(fit.main, *SMALL, f"--run={run}", *flags) is None
+    given = {"fast": True, "inception_file": Path("weights.npz")}
+    assert quick_evaluation == [given | {"seed": 4}, given | {"seed": 5}]
     result = json.loads((run / "evaluation.json").read_text())
     assert set(result["per_seed"]) == {"4", "5"}
     assert (result["step"], result["test_examples"]) == (6, 12)
