@@ -52,7 +52,7 @@ def test_celeba_is_a_table_and_a_folder(tmp_path: Path, unpack: bool) -> None:
     [
         ({"rows": " 1 -1|-1 -1"}, r"'attributes' in .*celeba\.txt is of shape \(2, 2\), expected"),
         ({"names": "Bald Old"}, r"'names' in .*celeba\.txt is Bald Old, expected was Bald Young"),
-        ({"rows": " 1 -1|-1|-1 1"}, r"celeba\.txt cannot be read as a file of kind \.jpg"),
+        ({"rows": " 1 -1|-1|-1 1"}, r"celeba\.txt cannot be read as a file of kind \.txt"),
         ({"rows": " 1 -1|0.5 1|-1 2"}, r"Young in .*celeba\.txt is -1 to 2, expected was -1 to 1"),
     ],
 )

@@ -72,6 +72,10 @@ def test_inception_sees_large_images_of_three_colours(
     left = np.float32([0, 0.125, 0.375, 0.5])
     right = 1 - left
     columns = np.stack([left, 0.75 * left + 0.25 * right, 0.25 * left + 0.75 * right, right], 1)
+    with pytest.raises(
+        FileNotFoundError, match=r"no file .*none\.npz with the weights of Inception"
+    ):
+        inception(tmp_path / "none.npz")
     np.testing.assert_allclose(seen, np.repeat(2 * columns[None, ..., None] - 1, 3, -1), atol=1e-6)
 
 

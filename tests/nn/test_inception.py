@@ -1,18 +1,13 @@
-"""Inception-v3 against a slow one in NumPy, its published size, and the file of its weights."""
+"""Inception-v3 against a slow one in NumPy, and its published size."""
 
 import math
-from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
 from numpy.lib.stride_tricks import sliding_window_view
 
-from worldmodels_jax.nn.inception import (
-    inception_features,
-    inception_weight_shapes,
-    load_inception,
-)
+from worldmodels_jax.nn.inception import inception_features, inception_weight_shapes
 
 
 @pytest.fixture(scope="module")
@@ -128,14 +123,3 @@ def test_small_images_are_refused() -> None:
         ValueError, match=r"images of 64x64 are too small .* resize them to 299x299"
     ):
         inception_features({}, np.zeros((1, 64, 64, 3), np.float32))
-
-
-def test_a_file_of_weights(weights: dict, tmp_path: Path) -> None:
-    np.savez(tmp_path / "inception.npz", **weights, **{"fc.weight": np.zeros((1008, 2048))})
-    loaded = load_inception(tmp_path / "inception.npz")
-    assert set(loaded) == set(weights)
-    np.testing.assert_array_equal(loaded["Conv2d_1a_3x3.bn.bias"], weights["Conv2d_1a_3x3.bn.bias"])
-    with pytest.raises(
-        FileNotFoundError, match=r"no file .*none\.npz with the weights of Inception"
-    ):
-        load_inception(tmp_path / "none.npz")

@@ -270,7 +270,7 @@ def _damage_told(file: FactorFile, path: Path) -> Iterator[None]:
         raise
     except _DAMAGE as error:
         raise ValueError(
-            f"{path} cannot be read as a file of kind .{file.kind} ({error}): it is truncated or "
+            f"{path} cannot be read as a file of kind {path.suffix} ({error}): it is truncated or "
             f"something else; delete it and get it anew from {file.origin}."
         ) from error
 

@@ -23,6 +23,7 @@ from worldmodels_jax.evaluation.frechet import frechet_distance
 from worldmodels_jax.nn import inception as inception_v3
 from worldmodels_jax.nn.vae_networks import ConvTrunk
 from worldmodels_jax.ops.frames import from_uint8
+from worldmodels_jax.weights import read_weights
 
 _SEED = 7  # of all that is random and the same for everyone
 _CHANNELS = (32, 64, 128)
@@ -144,8 +145,13 @@ def inception(path: str | Path) -> ImageFeatures:
       ValueError: if it is no ``.npz`` file, or arrays are missing or of another shape.
     """
     # Arguments of the compiled function: what it closed over would be copied into its code.
-    weights = jax.device_put(inception_v3.load_inception(path))
-    embed = functools.partial(_inception, weights)
+    weights = read_weights(
+        path,
+        inception_v3.inception_weight_shapes(),
+        what="Inception-v3",
+        how="make it of PyTorch's file as worldmodels_jax/nn/inception.py says",
+    )
+    embed = functools.partial(_inception, jax.device_put(weights))
     return ImageFeatures("inception", embed, np.zeros(inception_v3.FEATURES))
 
 

@@ -13,16 +13,12 @@ The weights do not come with this library. They are read from an ``.npz`` file w
 """
 
 from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 import chex
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.typing import ArrayLike
-
-from worldmodels_jax.weights import read_weights
 
 FEATURES = 2_048
 RESOLUTION = 299
@@ -44,7 +40,7 @@ class _Unit(NamedTuple):
     same: bool = True  # padded to keep the size, or not at all
 
 
-_Branch = tuple["_Unit | str | tuple[_Unit, ...]", ...]  # a str is a pooling, a tuple a fork
+_Branch = tuple[_Unit | str | tuple[_Unit, ...], ...]  # a str is a pooling, a tuple a fork
 
 
 def _unit(name: str, features: int, height: int, width: int | None = None) -> _Unit:
@@ -158,32 +154,11 @@ def inception_weight_shapes() -> dict[str, tuple[int, ...]]:
     return shapes
 
 
-def load_inception(path: str | Path) -> dict[str, np.ndarray]:
-    """Read the weights of Inception-v3 from an ``.npz`` file.
-
-    Args:
-      path: of the file; see above for what it holds.
-
-    Returns:
-      The arrays by name, float32.
-
-    Raises:
-      FileNotFoundError: if there is no such file.
-      ValueError: if it is no ``.npz`` file, or arrays are missing or of another shape.
-    """
-    return read_weights(
-        path,
-        inception_weight_shapes(),
-        what="Inception-v3",
-        how="make it of PyTorch's file as worldmodels_jax/nn/inception.py says",
-    )
-
-
 def inception_features(weights: Mapping[str, ArrayLike], x: jax.Array) -> jax.Array:
     """The last features before the classes, averaged over the image.
 
     Args:
-      weights: of ``load_inception``.
+      weights: the arrays of ``inception_weight_shapes``.
       x: ``(B, H, W, 3)`` float32 in [-1, 1]; the network was trained at 299x299.
 
     Returns:
