@@ -14,6 +14,7 @@ from absl import flags
 
 from experiments import nowcast, representation
 from worldmodels_jax.data.dataset import Dataset, num_examples
+from worldmodels_jax.evaluation.image_features import inception
 from worldmodels_jax.files import replacing
 from worldmodels_jax.models.nowcasting_config import NowcastingConfig
 from worldmodels_jax.models.vae import VaeConfig
@@ -94,6 +95,21 @@ def evaluate(directory: Path, *, step: int | None = None, data: Any = None) -> l
     with replacing(path) as temporary:
         temporary.write_text(json.dumps(result, indent=2) + "\n")
     return [path, *written]
+
+
+def check_flags(model: type) -> None:
+    """Refuse at once what an evaluation would refuse once all is trained.
+
+    Args:
+      model: class of the model's config.
+
+    Raises:
+      FileNotFoundError: if there is no file of weights.
+      ValueError: if a flag does nothing for such a model, or the weights are others.
+    """
+    _evaluator(model)
+    if _INCEPTION.value is not None:
+        inception(Path(_INCEPTION.value))
 
 
 def _evaluator(model: type) -> Evaluator:

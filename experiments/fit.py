@@ -27,6 +27,7 @@ def main(overrides: dict[str, str]) -> None:
     run_flags.join()
     preset = run_flags.CONFIG.value or DEFAULT
     config = common.make_fit_config(preset, overrides)
+    evaluate_fit.check_flags(type(config.model))
     directory = Path(run_flags.RUN.value or f"runs/{preset}")
     if is_main_process():
         print(f"{config.preset}: making or reading the data", flush=True)

@@ -60,8 +60,13 @@ def quick_evaluation(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 def test_a_run_leaves_checkpoints_pictures_and_tables(
-    start: Callable, quick_evaluation: list, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    start: Callable,
+    quick_evaluation: list,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr("experiments.evaluate_fit.inception", lambda path: None)
     run = tmp_path / "run"
     flags = ["--seed=4", "--seeds=2", "--fast", "--inception=weights.npz"]
     assert start(fit.main, *SMALL, f"--run={run}", *flags) is None
@@ -108,6 +113,7 @@ def test_systems_without_tables_are_told_by_their_losses(
         (fit, ["--config=nothing"], "unknown preset --config=nothing"),
         (fit, [*SMALL, "--config.loss.gamma=3"], "gamma"),
         (fit, [*SMALL, "--members=3"], "--members has no effect on a run of VaeConfig"),
+        (fit, [*SMALL, "--inception=/nowhere.npz"], "no file /nowhere.npz with the weights of Inc"),
         (fit, [*SMALL, "--data_dir=/nowhere"], "sprites16 is made, not read"),
         (train_program, ["--config=vae_sprites16"], "is a preset of experiments.fit"),
     ],
@@ -121,6 +127,7 @@ def test_wrong_flags_are_named(
     message: str,
 ) -> None:
     assert message in str(start(program.main, *arguments, f"--run={tmp_path / 'run'}"))
+    assert not (tmp_path / "run").exists()  # nothing is trained before
 
 
 @pytest.mark.parametrize("name", sorted(OFFLINE_PRESETS))
