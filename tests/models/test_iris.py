@@ -237,7 +237,7 @@ def test_bfloat16_computes_about_the_same(spec, records):
     carry, _ = jax.eval_shape(
         lambda variables: model.observe(variables, records, KEY, 1), random_variables(model)
     )
-    assert carry.cache.keys.dtype == jnp.bfloat16
+    assert carry.cache.keys[0].dtype == jnp.bfloat16
     assert carry.frame.dtype == jnp.float32
 
 

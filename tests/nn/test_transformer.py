@@ -1,11 +1,15 @@
 """The transformers: cache against full forward, what attends to what, and a slow NumPy version."""
 
+import functools
+
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.special
 
+from worldmodels_jax.evaluation import cost
 from worldmodels_jax.nn.transformer import (
     BidirectionalTransformer,
     CausalTransformer,
@@ -116,6 +120,30 @@ def test_a_cleared_cache_is_like_a_new_one(variables):
     again, _ = apply(variables, inputs()[:, :4], segments[:, :4], clear_cache(cache))
     new, _ = apply(variables, inputs()[:, :4], segments[:, :4], empty_cache())
     np.testing.assert_array_equal(again, new)
+
+
+@pytest.mark.parametrize("cached", [False, True], ids=["no cache", "cache"])
+@pytest.mark.parametrize("model", [MODEL, PRE_NORM_MODEL], ids=["post-norm", "pre-norm"])
+def test_the_last_state_alone_is_the_last_of_all_for_fewer_products(
+    variables, pre_norm_variables, model, cached
+):
+    variables = variables if model is MODEL else pre_norm_variables
+    x, segments = inputs(), jnp.asarray(SEGMENTS["boundaries"])
+    cache = empty_cache(S + 2) if cached else None
+
+    def states(variables, x, last):
+        return model.apply(variables, x, segments, cache, last=last)
+
+    whole, last = (functools.partial(states, last=last) for last in (False, True))
+    expected, actual = jax.jit(lambda *args: (whole(*args), last(*args)))(variables, x)
+    assert actual[0].shape == (B, 1, D)
+    np.testing.assert_allclose(actual[0], expected[0][:, -1:], atol=1e-5)
+    chex.assert_trees_all_close(actual[1], expected[1], atol=1e-5)
+    # Of the last layer, query, output, both products of its perceptron; and of the attention.
+    slots = S + 2 if cached else S
+    saved = 2 * B * (S - 1) * (2 * D * D + 2 * D * model.hidden + 2 * slots * D)
+    products = [cost.matmul_flops(f, variables, x) for f in (whole, last)]
+    assert products[0] - products[1] == saved
 
 
 def test_chunks_of_any_size_equal_the_full_forward(variables, forward):
@@ -320,7 +348,7 @@ def test_bfloat16_keeps_float32_parameters_and_a_bfloat16_cache():
         layers=1, batch=B, length=S, heads=HEADS, head_dim=D // HEADS, dtype=jnp.bfloat16
     )
     hidden, cache = jax.jit(model.apply)(variables, inputs(), segments, cache)
-    assert hidden.dtype == cache.keys.dtype == jnp.bfloat16
+    assert hidden.dtype == cache.keys[0].dtype == jnp.bfloat16
     exact = CausalTransformer(D, 1, HEADS, HIDDEN, MAX_LENGTH)
     full = jax.jit(exact.apply)(variables, inputs(), segments)[0]
     np.testing.assert_allclose(hidden.astype(jnp.float32), full, atol=0.1)

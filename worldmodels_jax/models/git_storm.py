@@ -82,8 +82,12 @@ class _Module(nn.Module):
         segments: jax.Array,
         cache: KVCache | None,
         deterministic: bool,
+        last: bool = False,
     ) -> tuple[jax.Array, Any]:
-        """h_t for T steps: ``(B, T, N, K), (B, T, ...), (B, T) -> (B, T, D)`` and the cache."""
+        """h_t for T steps: ``(B, T, N, K), (B, T, ...), (B, T) -> (B, T, D)`` and the cache.
+
+        With ``last`` of the last step alone, ``(B, 1, D)``.
+        """
         if self.spec.discrete:
             action = jax.nn.one_hot(action, self.spec.num_actions)
         mixed = self.mixer(vectors, action)
@@ -93,9 +97,10 @@ class _Module(nn.Module):
             jnp.repeat(segments, per_step, axis=1),
             cache,
             deterministic,
+            last,
         )
         # The step is complete with its last token: the state of "unmixed" is read at the action.
-        return hidden[:, per_step - 1 :: per_step], cache
+        return (hidden if last else hidden[:, per_step - 1 :: per_step]), cache
 
     def segments(self, is_first: jax.Array) -> jax.Array:
         if self.config.cross_episode_attention:
@@ -207,11 +212,11 @@ class _Module(nn.Module):
         hidden = jnp.zeros((batch, c.width), jnp.float32)
         if length > 1:
             states, cache = self.dynamics(
-                vectors[:, :-1], action[:, :-1], segments[:, :-1], cache, True
+                vectors[:, :-1], action[:, :-1], segments[:, :-1], cache, True, last=True
             )
             # Nothing of an earlier episode predicts a first frame.
             first = is_first[:, -1:]
-            hidden = jnp.where(first, 0.0, states[:, -1].astype(jnp.float32))
+            hidden = jnp.where(first, 0.0, states[:, 0].astype(jnp.float32))
         latest = vectors[:, -1]
         if c.acting_latent == "prior" and length > 1:
             predicted = self.tokenizer.embed(self.prior_sample(hidden, key_prior))

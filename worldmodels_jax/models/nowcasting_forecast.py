@@ -101,5 +101,9 @@ def _extend(
 
 def _repeat(cache: KVCache, members: int) -> KVCache:
     """The cache of B sequences for M continuations of each: ``(M B, ...)``."""
-    keys, values = (jnp.tile(x, (1, members, 1, 1, 1)) for x in (cache.keys, cache.values))
-    return KVCache(keys, values, jnp.tile(cache.segments, (members, 1)), cache.position)
+
+    def tile(x: jax.Array) -> jax.Array:
+        return jnp.tile(x, (members, *[1] * (x.ndim - 1)))
+
+    keys, values, segments = jax.tree.map(tile, (cache.keys, cache.values, cache.segments))
+    return KVCache(keys, values, segments, cache.position)

@@ -6,6 +6,7 @@ One method consumes a *chunk* of tokens against an optional cache, so the full f
 parallel prefill and the single decode step are the same code.
 """
 
+import math
 from typing import Any, Literal, NamedTuple
 
 import chex
@@ -21,10 +22,14 @@ class KVCache(NamedTuple):
 
     Slots are filled in order of position; the length is fixed, bounded by the position table. A
     slot belongs to a *segment* (an episode): a query attends to slots of its own segment only.
+
+    Heads come before slots, as the products of attention want them: with slots first XLA transposes
+    the whole cache for every token, which takes longer than the attention. Every layer has arrays
+    of its own, since a slice of a common one would be copied.
     """
 
-    keys: jax.Array  # (K layers, B, M, heads, head_dim)
-    values: jax.Array  # (K layers, B, M, heads, head_dim)
+    keys: tuple[jax.Array, ...]  # K layers, (B, heads, M, head_dim) each
+    values: tuple[jax.Array, ...]  # K layers, (B, heads, M, head_dim) each
     segments: jax.Array  # (B, M) int32, -1 where the slot is empty
     position: jax.Array  # () int32, tokens consumed
 
@@ -33,10 +38,13 @@ def init_cache(
     *, layers: int, batch: int, length: int, heads: int, head_dim: int, dtype: Any = jnp.float32
 ) -> KVCache:
     """An empty cache for ``length`` tokens."""
-    shape = (layers, batch, length, heads, head_dim)
+
+    def zeros() -> tuple[jax.Array, ...]:
+        return tuple(jnp.zeros((batch, heads, length, head_dim), dtype) for _ in range(layers))
+
     return KVCache(
-        keys=jnp.zeros(shape, dtype),
-        values=jnp.zeros(shape, dtype),
+        keys=zeros(),
+        values=zeros(),
         segments=jnp.full((batch, length), -1, jnp.int32),
         position=jnp.zeros((), jnp.int32),
     )
@@ -71,46 +79,62 @@ class _Attention(nn.Module):
         cache: KVCache | None = None,
         layer: int = 0,
         deterministic: bool = True,
+        last: bool = False,  # the last token alone attends
     ) -> tuple[jax.Array, KVCache | None]:
         width = x.shape[-1]
-        shape = (*x.shape[:-1], self.heads, width // self.heads)
+        asking = x[:, -1:] if last else x
+        mask = mask[..., -1:, :] if last and mask is not None else mask
 
         def dense(name: str, use_bias: bool) -> nn.Dense:
             init = _kernel_init(self.init_std)
             return nn.Dense(width, use_bias=use_bias, kernel_init=init, dtype=self.dtype, name=name)
 
-        def project(name: str) -> jax.Array:
-            return dense(name, self.use_bias)(x).reshape(shape)
+        def project(name: str, x: jax.Array) -> jax.Array:
+            y = dense(name, self.use_bias)(x)
+            return y.reshape(*x.shape[:-1], self.heads, width // self.heads)
 
-        query, key, value = project("query"), project("key"), project("value")
-        if cache is not None:
-            start = (layer, 0, cache.position, 0, 0)
-            cache = cache._replace(
-                keys=jax.lax.dynamic_update_slice(
-                    cache.keys, key[None].astype(cache.keys.dtype), start
-                ),
-                values=jax.lax.dynamic_update_slice(
-                    cache.values, value[None].astype(cache.values.dtype), start
-                ),
-            )
-            key, value = cache.keys[layer], cache.values[layer]
-        if self.dropout == 0.0 or deterministic:
+        query, key, value = project("query", asking), project("key", x), project("value", x)
+        dropout = 0.0 if deterministic else self.dropout
+        if cache is None and dropout == 0.0:
             out = jax.nn.dot_product_attention(query, key, value, mask=mask)
         else:
-            out = self._attend_with_dropout(query, key, value, mask)
+            key, value = key.swapaxes(1, 2), value.swapaxes(1, 2)
+            if cache is not None:
+                cache = _write(cache, layer, key, value)
+                key, value = cache.keys[layer], cache.values[layer]
+            out = self._attend(query, key, value, mask, dropout)
         out_bias = self.use_bias if self.out_bias is None else self.out_bias
-        return dense("out", out_bias)(out.reshape(x.shape)), cache
+        return dense("out", out_bias)(out.reshape(asking.shape)), cache
 
-    def _attend_with_dropout(
-        self, query: jax.Array, key: jax.Array, value: jax.Array, mask: jax.Array | None
+    def _attend(
+        self,
+        query: jax.Array,
+        key: jax.Array,
+        value: jax.Array,
+        mask: jax.Array | None,
+        dropout: float,
     ) -> jax.Array:
-        """The same attention with dropout on its weights."""
-        scores = jnp.einsum("bqhd,bkhd->bhqk", query, key).astype(jnp.float32)
-        scores = scores / jnp.sqrt(query.shape[-1])
+        """Attention of (B, S, heads, head_dim) to (B, heads, M, head_dim); float32 softmax."""
+        scores = jnp.einsum(
+            "bqhd,bhkd->bhqk", query, key, preferred_element_type=jnp.float32
+        ) / math.sqrt(query.shape[-1])
         if mask is not None:
-            scores = jnp.where(mask, scores, -jnp.inf)
-        weights = nn.Dropout(self.dropout, deterministic=False)(jax.nn.softmax(scores))
-        return jnp.einsum("bhqk,bkhd->bqhd", weights.astype(value.dtype), value)
+            scores = jnp.where(mask, scores, jnp.finfo(jnp.float32).min)
+        weights = jax.nn.softmax(scores)
+        if dropout:
+            weights = nn.Dropout(dropout, deterministic=False)(weights)
+        return jnp.einsum("bhqk,bhkd->bqhd", weights.astype(value.dtype), value)
+
+
+def _write(cache: KVCache, layer: int, key: jax.Array, value: jax.Array) -> KVCache:
+    """The cache with (B, heads, S, head_dim) keys and values of a layer behind those before."""
+
+    def write(arrays: tuple[jax.Array, ...], new: jax.Array) -> tuple[jax.Array, ...]:
+        start = (0, 0, cache.position, 0)
+        array = jax.lax.dynamic_update_slice(arrays[layer], new.astype(arrays[layer].dtype), start)
+        return (*arrays[:layer], array, *arrays[layer + 1 :])
+
+    return cache._replace(keys=write(cache.keys, key), values=write(cache.values, value))
 
 
 class CausalTransformer(nn.Module):
@@ -159,6 +183,7 @@ class CausalTransformer(nn.Module):
         segments: jax.Array,
         cache: KVCache | None = None,
         deterministic: bool = True,
+        last: bool = False,
     ) -> tuple[jax.Array, KVCache | None]:
         """Consume a chunk of S tokens.
 
@@ -167,9 +192,12 @@ class CausalTransformer(nn.Module):
           segments: ``(B, S)`` int32, non-negative; tokens attend within their segment only.
           cache: what was consumed before; None stands for nothing, and nothing is kept.
           deterministic: no dropout.
+          last: the hidden state of the last token is all that is asked for, so that the last layer
+            need not compute the others'.
 
         Returns:
-          Hidden states ``(B, S, D)`` and the extended cache (None if none was given).
+          Hidden states ``(B, S, D)``, or ``(B, 1, D)`` of the last, and the extended cache (None if
+          none was given).
 
         Raises:
           ValueError: if the chunk is longer than the position table.
@@ -214,7 +242,9 @@ class CausalTransformer(nn.Module):
             )
             norm = self._norm(f"norm_attention_{layer}")
             normed = norm(x) if self.pre_norm else x
-            out, cache = attention(normed, mask[:, None], cache, layer, deterministic)
+            final = last and layer == self.layers - 1
+            out, cache = attention(normed, mask[:, None], cache, layer, deterministic, final)
+            x = x[:, -1:] if final else x
             x = x + drop(out) if self.pre_norm else norm(x + drop(out))
             norm = self._norm(f"norm_mlp_{layer}")
             out = self._mlp(norm(x) if self.pre_norm else x, layer)
