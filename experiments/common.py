@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 import jax
 from absl import app
 
+from experiments.allocator import keep_memory
 from experiments.configs import OFFLINE_PRESETS, PRESETS
 from worldmodels_jax.config import ConfigError, apply_overrides, describe, split_flags
 from worldmodels_jax.training.checkpoint import CheckpointError
@@ -221,6 +222,7 @@ def run_app(
     def guarded(argv: Sequence[str]) -> None:
         if len(argv) > 1 and not positional:
             raise app.UsageError(f"unexpected arguments: {' '.join(argv[1:])}")
+        keep_memory()
         use_compilation_cache()
         # Which backends it looked for and did not find, and where it caches, is of no interest.
         logging.getLogger("jax").setLevel(logging.WARNING)
