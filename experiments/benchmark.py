@@ -4,44 +4,29 @@
   python -m experiments.benchmark --presets=catch --compare=benchmark.json
 
 Times are medians with quartiles; arithmetic counts matrix products and convolutions, scans as
-often as they run, and is compared with the machine's own speed at a large matrix product.
+often as they run, and is compared with the machine's own speed at a large matrix product. The fused
+and the host-stepped loop take turns, so that a busy minute is busy for both; the ratio is told.
 """
 
-import dataclasses
 import json
 import os
 import platform
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 from absl import flags
 from jax.experimental.compilation_cache import compilation_cache
 
 from experiments import common
-from experiments.benchmark_parts import (
-    Part,
-    SteppedByHost,
-    decoding_parts,
-    parts_of,
-    random_records,
-    warm,
-)
+from experiments.benchmark_loops import measure_training, training_loops
+from experiments.benchmark_parts import Part, decoding_parts, parts_of, warm
 from experiments.configs import PRESETS
-from worldmodels_jax import envs
 from worldmodels_jax.evaluation import cost
 from worldmodels_jax.files import replacing
-from worldmodels_jax.training.config import Config
-from worldmodels_jax.training.host import make_host_loop
-from worldmodels_jax.training.learner import make_updates
-from worldmodels_jax.training.online import LoopState, make_loop, over_seeds
-from worldmodels_jax.training.parts import Parts, build
-
-_SHORT = 0.3  # seconds; a shorter call is for its own part too dear to stand for a run
+from worldmodels_jax.training.parts import build
 
 
 def measure(part: Part, ceiling: float, repeats: int) -> dict[str, Any]:
@@ -63,106 +48,6 @@ def measure(part: Part, ceiling: float, repeats: int) -> dict[str, Any]:
         "compile_cached": cached.seconds,
         "steps_per_second": part.steps / timing.median if part.steps else None,
     }
-
-
-def measure_training(
-    config: Config,
-    parts: Parts,
-    num_seeds: int,
-    ceiling: float,
-    repeats: int,
-    *,
-    run_chunk: int = 0,
-    host_stepped: bool = False,
-) -> dict[str, Any]:
-    """Whole training steps: a chunk of the loop after its warm-up.
-
-    The arithmetic is that of the updates; acting and environment are left out. ``run_chunk`` is the
-    chunk of a run, which is taken where it does not last too long. ``host_stepped`` steps a
-    JAX-native environment from Python, as an emulator is, to tell what the fusion gains.
-    """
-    chunk, num_envs = config.training.chunk, config.env.num_envs
-    host = None
-    if parts.open_host is not None:
-        host, iterations = parts.open_host(num_envs, 0, False), 1
-    elif host_stepped:
-        assert parts.env is not None
-        host, iterations = SteppedByHost(parts.env, num_envs, 0), chunk
-    else:
-        iterations = chunk
-    if host is not None:
-        loop = make_host_loop(host, parts.halves)
-        state, _ = loop.run(loop.init(0), chunk)  # the warm-up
-        state, _ = loop.run(state, 1)  # compiles the updates
-        calls = _time(lambda state: loop.run(state, iterations), state, repeats)
-        host.close()
-    else:
-        calls = _time(*_compiled_loop(config, parts, num_seeds), repeats)
-        if calls[0][0] < _SHORT and run_chunk > chunk:
-            # The chunk of a real run, which shares out what a call costs by itself.
-            iterations = run_chunk
-            training = dataclasses.replace(config.training, chunk=run_chunk)
-            config = dataclasses.replace(config, training=training)
-            calls = _time(*_compiled_loop(config, parts, num_seeds), repeats)
-    walls = np.asarray([wall for wall, _ in calls]) / iterations
-    low, median, high = np.quantile(walls, [0.25, 0.5, 0.75])
-    flops = num_seeds * _update_flops(config, parts)
-    return {
-        "median": float(median),
-        "low": float(low),
-        "high": float(high),
-        "cpu": float(np.median([cpu for _, cpu in calls])) / iterations,
-        "repeats": repeats,
-        "flops": flops,
-        "flops_xla": None,
-        "flops_per_second": flops / float(median),
-        "of_ceiling": flops / float(median) / ceiling,
-        "memory": cost.device_peak_memory(),
-        "compile_cold": None,
-        "compile_cached": None,
-        "steps_per_second": num_envs * num_seeds / float(median),
-    }
-
-
-def _compiled_loop(
-    config: Config, parts: Parts, num_seeds: int
-) -> tuple[Callable[[LoopState], Any], LoopState]:
-    """One chunk of the compiled loop, and a state that is past the warm-up and its compilation."""
-    assert parts.env is not None
-    env = envs.batch(envs.auto_reset(parts.env), config.env.num_envs)
-    loop, key = make_loop(config, env, parts.halves), jax.random.key(0)
-    if num_seeds > 1:
-        loop, key = over_seeds(loop), jax.vmap(jax.random.key)(np.arange(num_seeds))
-    run: Callable[[LoopState], Any] = jax.jit(loop.run, donate_argnums=0)
-    state, _ = run(jax.jit(loop.init)(key))
-    return run, run(state)[0]
-
-
-def _time(
-    run: Callable[[LoopState], Any], state: LoopState, repeats: int
-) -> list[tuple[float, float]]:
-    """Wall and CPU seconds of consecutive calls."""
-    calls = []
-    state = jax.block_until_ready(state)
-    for _ in range(repeats):
-        wall, cpu = time.perf_counter(), time.process_time()
-        state, _ = jax.block_until_ready(run(state))
-        calls.append((time.perf_counter() - wall, time.process_time() - cpu))
-    return calls
-
-
-def _update_flops(config: Config, parts: Parts) -> float:
-    """Products of the updates that fall on one loop iteration, on average."""
-    t, key = config.training, jax.random.key(0)
-    updates = make_updates(t, parts.world_model, parts.agent)
-    state = jax.eval_shape(updates.init, key)
-    total = sum(
-        update.ratio
-        * cost.matmul_flops(update.step, state, random_records(parts.spec, update.batch), key)
-        for update in updates.parts.values()
-        if update.ratio
-    )
-    return config.env.num_envs * total
 
 
 class _cache:  # noqa: N801  # a context manager, named as what it sets
@@ -228,15 +113,11 @@ def benchmark(
             for part in group:
                 if wanted(part.name):
                     keep(preset, part.name, measure(part, ceiling, repeats))
-        for number in seeds:
-            name = f"training step, {number} seed{'s' * (number > 1)}"
-            if wanted(name) and (number == 1 or parts.env is not None):
-                row = measure_training(config, parts, number, ceiling, repeats, run_chunk=run_chunk)
+        for names, loops in training_loops(config, parts, seeds, run_chunk, wanted):
+            for name, row in zip(
+                names, measure_training(config, parts, loops, ceiling, repeats), strict=True
+            ):
                 keep(preset, name, row)
-        name = "training step, host-stepped"
-        if parts.env is not None and wanted(name):
-            row = measure_training(config, parts, 1, ceiling, repeats, host_stepped=True)
-            keep(preset, name, row)
     return {"machine": machine(ceiling), "overrides": overrides or {}, "rows": rows}
 
 
@@ -274,6 +155,9 @@ def table_row(preset: str, name: str, row: dict[str, Any], earlier: dict[str, An
         f"{number(row['compile_cached']):>6} s",
         f"{number(row['steps_per_second']):>10}",
     ]
+    if "of_fused" in row:
+        low, median, high = row["of_fused"]
+        cells.append(f"{median:.1f} [{low:.1f}, {high:.1f}] of the fused")
     if earlier is not None:
         cells.append(f"x{earlier['median'] / row['median']:.2f}")
     return " ".join(cells)

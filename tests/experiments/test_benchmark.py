@@ -1,11 +1,14 @@
 """The benchmark on the debug preset: rows that are consistent with themselves."""
 
 import json
+import time
 from pathlib import Path
 
 import pytest
 
-from experiments import benchmark
+from experiments import benchmark, common
+from experiments.benchmark_loops import Loop, measure_training
+from worldmodels_jax.training.parts import build
 from worldmodels_jax.viz.bars import plot_benchmark
 
 
@@ -38,13 +41,40 @@ def test_whole_steps_are_measured_fused_seeded_and_stepped_by_the_host() -> None
         ["debug"],
         overrides={"model.prior": "mlp"},
         only=["training step"],
-        seeds=(2,),
+        seeds=(1, 2),
         repeats=2,
     )
-    names = ("2 seeds", "host-stepped")
+    names = ("1 seed", "2 seeds", "host-stepped")
     rows = {name: result["rows"][f"debug: training step, {name}"] for name in names}
     assert len(result["rows"]) == len(names)
     assert rows["2 seeds"]["flops"] == 2 * rows["host-stepped"]["flops"] > 0
     for name, row in rows.items():
         agents = 2 * (2 if name == "2 seeds" else 1)  # environments times seeds
         assert row["steps_per_second"] == pytest.approx(agents / row["median"])
+    low, median, high = rows["host-stepped"]["of_fused"]
+    assert 0 < low <= median <= high
+    line = benchmark.table_row("debug", "host-stepped", rows["host-stepped"], None)
+    assert line.endswith(f"{median:.1f} [{low:.1f}, {high:.1f}] of the fused")
+    assert "of_fused" not in rows["1 seed"]
+    assert "of_fused" not in rows["2 seeds"]
+
+
+def test_loops_take_turns() -> None:
+    calls = []
+
+    def loop(name: str, iterations: int) -> Loop:
+        def run(state: int) -> tuple[int, None]:
+            calls.append((name, state))
+            time.sleep(0.01 * iterations * (3 if name == "slow" else 1))
+            return state + 1, None
+
+        return Loop(run, 0, iterations)
+
+    config = common.make_config("debug", {})
+    loops = [loop("fast", 2), loop("slow", 1)]
+    fast, slow = measure_training(config, build(config), loops, 1e9, 3)
+    assert calls == [(name, i) for i in range(3) for name in ("fast", "slow")]
+    assert fast["median"] >= 0.01  # seconds an iteration, not a call
+    assert slow["median"] >= 0.03
+    low, median, high = slow["of_fused"]
+    assert low <= median <= high
