@@ -30,6 +30,7 @@ from worldmodels_jax.training.fit_config import FitConfig
 
 Row = dict[str, float]
 Table = Mapping[str, Sequence[Row]]  # objective -> a row a seed
+Correlations = dict[str, dict[str, dict[str, list[float] | None]]]  # runs -> title -> title
 
 SIZES = FAST._replace(images=400)
 
@@ -89,30 +90,46 @@ def row_of(tables: Mapping[str, Mapping[str, float]]) -> Row:
 
 def correlations(
     tables: Mapping[str, Sequence[Mapping[str, Mapping[str, float]]]],
-) -> dict[str, dict[str, float | None]]:
-    """Pearson's correlations of the scores in ``CORRELATED``, over all objectives and seeds.
+) -> Correlations:
+    """Pearson's correlations of the scores in ``CORRELATED``, over objectives and seeds.
 
     Args:
       tables: of the evaluations, objective -> one a seed.
 
     Returns:
-      title -> title -> r; None where a score is the same everywhere.
+      Which runs -> title -> title -> r and its 95 % interval, by Fisher's transformation; None
+      where a score is the same everywhere, and the interval from -1 to 1 for fewer than four runs.
+      The runs are all, and all but the text's reading's (poe), whose models learn too little to
+      differ in anything else, if at least two are left.
     """
-    runs = [run for seeds in tables.values() for run in seeds]
-    columns = {
-        title: np.array([run[table][score] for run in runs])
-        for title, (table, score) in CORRELATED.items()
-    }
+    without = [name for name in tables if not name.startswith("poe")]
+    groups = {"all runs": list(tables), "without poe": without}
+    result: Correlations = {}
+    for group, names in groups.items():
+        runs = [run for name in names for run in tables[name]]
+        if len(runs) < 2:
+            continue
+        columns = {
+            title: np.array([run[table][score] for run in runs])
+            for title, (table, score) in CORRELATED.items()
+        }
+        result[group] = {
+            title: {other: _correlation(a, b) for other, b in columns.items()}
+            for title, a in columns.items()
+        }
+    return result
 
-    def correlation(a: np.ndarray, b: np.ndarray) -> float | None:
-        if np.ptp(a) == 0 or np.ptp(b) == 0:
-            return None
-        return float(stats.pearsonr(a, b).statistic)
 
-    return {
-        title: {other: correlation(a, b) for other, b in columns.items()}
-        for title, a in columns.items()
-    }
+def _correlation(a: np.ndarray, b: np.ndarray) -> list[float] | None:
+    if np.ptp(a) == 0 or np.ptp(b) == 0:
+        return None
+    found = stats.pearsonr(a, b)
+    r = float(found.statistic)
+    if len(a) < 4:
+        return [r, -1.0, 1.0]
+    if abs(r) > 1 - 1e-12:  # Fisher's transformation has no value at 1
+        return [r, r, r]
+    return [r, *map(float, found.confidence_interval(0.95))]
 
 
 def check(table: Table) -> dict[str, dict[str, Any]]:
@@ -187,18 +204,27 @@ def report(result: Mapping[str, Any]) -> str:
         means = [np.mean([row[column] for row in rows]) for column in COLUMNS]
         lines.append(f"| {name} | " + " | ".join(f"{value:.3g}" for value in means) + " |")
     lines += acceptance.claims_table(result["claims"], "values")
-    runs = sum(len(rows) for rows in result["rows"].values())
-    lines += [
-        "",
-        f"Correlations over the {runs} runs:",
-        "",
-        "| | " + " | ".join(CORRELATED) + " |",
-        "|---" * (1 + len(CORRELATED)) + "|",
-    ]
-    for title, row in result["correlations"].items():
-        cells = ("–" if r is None else f"{r:+.2f}" for r in row.values())
-        lines.append(f"| {title} | " + " | ".join(cells) + " |")
+    for group, matrix in result["correlations"].items():
+        lines += [
+            "",
+            f"Correlations, {group}, with 95 % intervals (Fisher's):",
+            "",
+            "| | " + " | ".join(CORRELATED) + " |",
+            "|---" * (1 + len(CORRELATED)) + "|",
+        ]
+        for title, row in matrix.items():
+            cells = (
+                "1" if found and other == title else _cell(found) for other, found in row.items()
+            )
+            lines.append(f"| {title} | " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
+
+
+def _cell(found: list[float] | None) -> str:
+    if found is None:
+        return "–"
+    r, low, high = found
+    return f"{r:+.2f} [{low:+.2f}, {high:+.2f}]"
 
 
 def accept(

@@ -164,12 +164,28 @@ def test_correlations_over_objectives_and_seeds() -> None:
             "disentanglement": codes,
         }
 
-    found = acceptance.correlations({"a": [run(0, 0), run(1, 1)], "b": [run(2, 1)]})
-    assert found["Vendi noise"]["Vendi trav."] == pytest.approx(1)
-    assert found["unfairness"]["Vendi noise"] == pytest.approx(-1)
+    tables = {"a": [run(0, 0), run(1, 1)], "b": [run(2, 1)]}
+    found = acceptance.correlations(tables)
+    assert list(found) == ["all runs", "without poe"]
+    assert found["all runs"] == found["without poe"]
+    found = found["all runs"]
+    assert found["Vendi noise"]["Vendi trav."][0] == pytest.approx(1)
+    assert found["unfairness"]["Vendi noise"][0] == pytest.approx(-1)
     # Of 0, 1, 2 with 0, 1, 1: the covariance is 1/3, the variances are 2/3 and 2/9.
-    assert found["DCI geo"]["Vendi noise"] == pytest.approx(0.75**0.5)
+    assert found["DCI geo"]["Vendi noise"] == pytest.approx([0.75**0.5, -1, 1])
     assert found["SNC"]["NK"] is None
+
+    # Two runs of poe more: left out of the second matrix, whatever alpha they had.
+    tables |= {"poe": [run(5, -3)], "poe_alpha0.05": [run(9, 4)]}
+    found = acceptance.correlations(tables)
+    assert found["without poe"]["DCI geo"]["Vendi noise"] == pytest.approx([0.75**0.5, -1, 1])
+    r, low, high = found["all runs"]["DCI geo"]["Vendi noise"]
+    xs, ys = np.array([[0, 1, 2, 5, 9], [0, 1, 1, -3, 4]])
+    assert r == pytest.approx(np.corrcoef(xs, ys)[0, 1])
+    # Fisher: atanh(r) is normal with standard deviation 1 / sqrt(n - 3).
+    expected = np.tanh(np.arctanh(r) + np.array([-1.959964, 1.959964]) / np.sqrt(2))
+    assert [low, high] == pytest.approx(expected.tolist(), abs=1e-6)
+    assert acceptance.correlations({"poe": [run(0, 0), run(1, 1)]}).keys() == {"all runs"}
 
 
 def smaller(config: FitConfig) -> FitConfig:
