@@ -12,6 +12,7 @@ PyTorch runs as it comes, and in a second process with the memory settings that 
 programs give themselves (``experiments.allocator``), which matter as much to it.
 """
 
+import contextlib
 import json
 import os
 import subprocess
@@ -87,18 +88,27 @@ class TorchProcess:
         return self._process.stdout.readline()
 
     def cpu_seconds(self, part: str) -> float:
-        """Do a part once."""
+        """Do a part once.
+
+        Raises:
+          ValueError: if the process has ended.
+        """
         assert self._process.stdin is not None
-        self._process.stdin.write(f"{part}\n")
-        self._process.stdin.flush()
-        _, cpu = map(float, self._line().split())
-        return cpu
+        with contextlib.suppress(BrokenPipeError):
+            self._process.stdin.write(f"{part}\n")
+            self._process.stdin.flush()
+        line = self._line()
+        if not line:
+            raise ValueError(f"the PyTorch program ended in its {part} (above is why).")
+        return float(line.split()[1])
 
     def close(self) -> None:
         """End it."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
-        self._process.stdin.close()
+        with contextlib.suppress(BrokenPipeError):
+            self._process.stdin.close()
+        self._process.terminate()
         self._process.wait()
         self._process.stdout.close()
 
@@ -111,11 +121,11 @@ def torch_sizes(config: Config, spec: EnvSpec) -> dict[str, Any]:
     """
     model, agent, training = config.model, config.agent, config.training
     if not isinstance(model, GitStormConfig) or not isinstance(agent, ActorCriticConfig):
-        raise ValueError(f"--preset={config.preset} is no STORM: choose one such as atari100k.")
+        raise ValueError(f"--config={config.preset} is no STORM: choose one such as atari100k.")
     frames = spec.discrete and spec.observation_dtype == "uint8"
     if not frames or model.tokenizer != "categorical" or model.mixer != "concat":
         raise ValueError(
-            f"--preset={config.preset}: the PyTorch program has frames, discrete actions, the "
+            f"--config={config.preset}: the PyTorch program has frames, discrete actions, the "
             "categorical tokenizer and the mixer concat only."
         )
     if training.dream_starts != 1:
@@ -250,13 +260,13 @@ def describe(result: dict[str, Any]) -> str:
     programs = [name for name in next(iter(result["seconds"].values())) if name != "ours"]
     lines = [
         f"{'CPU-seconds, medians':32}{'ours':>8}"
-        + "".join(f"{p:>22}{'ratio':>20}" for p in programs)
+        + "".join(f"{p:>22}{'ratio':>26}" for p in programs)
     ]
     for row, of in result["seconds"].items():
-        line = f"{row:32}{np.median(of['ours']):8.2f}"
+        line = f"{row:32}{np.median(of['ours']):8.3g}"
         for name in programs:
             low, middle, high = result["ratios"][row][name]
-            line += f"{np.median(of[name]):22.2f}" + f"{middle:.2f} [{low:.2f}, {high:.2f}]".rjust(
+            line += f"{np.median(of[name]):22.3g}" + f"{middle:.2f} [{low:.2f}, {high:.2f}]".rjust(
                 20
             )
         lines.append(line)
@@ -276,7 +286,7 @@ def describe(result: dict[str, Any]) -> str:
 def main(overrides: dict[str, str]) -> None:
     """Measure, print, write."""
     given = flags.FLAGS
-    result = compare(overrides, given.preset, given.torch_python, given.rounds)
+    result = compare(overrides, given.config, given.torch_python, given.rounds)
     print(describe(result))
     if given.out:
         with replacing(Path(given.out)) as temporary:
@@ -284,7 +294,7 @@ def main(overrides: dict[str, str]) -> None:
 
 
 if __name__ == "__main__":
-    flags.DEFINE_string("preset", "atari100k", "A GIT-STORM; PyTorch's is STORM in any case.")
+    flags.DEFINE_string("config", "atari100k", "Preset; PyTorch's is a STORM whatever its prior.")
     flags.DEFINE_string("torch_python", "python", "An interpreter that has PyTorch.")
     flags.DEFINE_integer("rounds", 5, "Timed rounds.", lower_bound=2)
     flags.DEFINE_string("out", None, "JSON file to write.")

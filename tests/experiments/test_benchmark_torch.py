@@ -3,6 +3,7 @@
 import itertools
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -72,6 +73,19 @@ def test_an_interpreter_without_pytorch_is_named(capfd: pytest.CaptureFixture[st
     assert "Error" in capfd.readouterr().err
 
 
+def test_a_program_that_ends_early_is_told(tmp_path: Path) -> None:
+    # An interpreter that announces itself, times one part and ends.
+    program = tmp_path / "python"
+    program.write_text('#!/bin/sh\necho \'{"version": "2.0"}\'\nread part\necho 2.5 1.25\n')
+    program.chmod(0o755)
+    process = TorchProcess(str(program), {}, {})
+    assert process.about == {"version": "2.0"}
+    assert process.cpu_seconds("dreams") == 1.25
+    with pytest.raises(ValueError, match="ended in its world-model update"):
+        process.cpu_seconds("world-model update")
+    process.close()
+
+
 def test_the_table_tells_medians_and_quartiles() -> None:
     result = {
         "machine": {"cores": 1, "jax": "0.10.2", "matmul_ceiling": 1e11},
@@ -81,7 +95,7 @@ def test_the_table_tells_medians_and_quartiles() -> None:
         "ratios": {"dreams": {"PyTorch": [3.0, 3.25, 3.5]}},
     }
     lines = describe(result).splitlines()
-    assert lines[1].split() == ["dreams", "2.00", "6.00", "3.25", "[3.00,", "3.50]"]
+    assert lines[1].split() == ["dreams", "2", "6", "3.25", "[3.00,", "3.50]"]
     assert "100 GFLOP/s" in lines[2]
     assert lines[3] == "Parameters: ours actor 1,000; PyTorch actor 1,000"
 
