@@ -261,7 +261,7 @@ class AgentStep:
             + 0.5 * _kl(posterior[:, 1:].detach(), prior[:, :-1])
             + 0.1 * _kl(posterior[:, 1:], prior[:, :-1].detach())
         )
-        loss.backward()  # type: ignore[no-untyped-call, unused-ignore]
+        loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1000.0)
         self.model_adam.step()
         self.model_adam.zero_grad(set_to_none=True)
@@ -306,7 +306,7 @@ class AgentStep:
             - (policy.log_prob(action) * advantage.detach()).mean()
             - 3e-4 * policy.entropy().mean()
         )
-        loss.backward()  # type: ignore[no-untyped-call, unused-ignore]
+        loss.backward()
         nn.utils.clip_grad_norm_(self.trained, 100.0)
         self.agent_adam.step()
         self.agent_adam.zero_grad(set_to_none=True)
