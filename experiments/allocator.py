@@ -20,8 +20,8 @@ def keep_memory() -> bool:
 
     XLA takes the temporaries of a call, 2.2 GB for a full-size update, from malloc, and glibc maps
     blocks of that size anew for every call: the kernel then clears each of their pages again, a
-    third of the update's time where measured (docs/performance.md). With one arena, no maps of
-    their own for large blocks and no trimming, a process keeps what it once used until it ends.
+    quarter to a half of the update's time where measured (docs/performance.md). With one arena, no
+    maps of their own for large blocks and no trimming, a process keeps what it once used.
 
     To be called before threads are started. Settings of the user (``GLIBC_TUNABLES``,
     ``MALLOC_...``) stay as they are.

@@ -99,8 +99,8 @@ def correlations(
     Returns:
       Which runs -> title -> title -> r and its 95 % interval, by Fisher's transformation; None
       where a score is the same everywhere, and the interval from -1 to 1 for fewer than four runs.
-      The runs are all, and all but the text's reading's (poe), whose models learn too little to
-      differ in anything else, if at least two are left.
+      The runs are all, and all but those of the text's reading (poe, with either alpha), if at
+      least two are left.
     """
     without = [name for name in tables if not name.startswith("poe")]
     groups = {"all runs": list(tables), "without poe": without}

@@ -2,11 +2,11 @@
 
   taskset -c 0 python -m experiments.benchmark_torch --torch_python=/path/to/venv/bin/python
 
-The PyTorch program (``experiments/torch_storm.py``) does what public STORM does, in the order in
-which it does it, with as many parameters and on batches of the same shapes. It runs in a process of
-its own, under an interpreter that has PyTorch, with the same cores as this one. Every round times
-each part here and there, one after the other, so that a busy minute of the machine is busy for
-both; ratios are of the CPU seconds of a round, over all threads.
+The PyTorch program (``experiments/torch_storm.py``) is ours, written after public STORM, which is
+not run itself: its layers in its order, as many parameters, batches of the same shapes. It runs in
+a process of its own, under an interpreter that has PyTorch, with the same cores as this one. Every
+round times each part here and there, one after the other, so that a busy minute of the machine is
+busy for both; ratios are of the CPU seconds of a round, over all threads.
 
 PyTorch runs as it comes, and in a second process with the memory settings that this project's
 programs give themselves (``experiments.allocator``), which matter as much to it.

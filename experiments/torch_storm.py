@@ -1,10 +1,10 @@
 """A PyTorch STORM to time against, which ``experiments.benchmark_torch`` runs in its own process.
 
-What public STORM (github.com/weipu-zhang/STORM) computes in one agent step, operation for
-operation, in eager float32: a world-model update, dreams and an actor-critic update. As there, the
-context of the dreams goes through the transformer a frame at a time, keys and values of all tokens
-before are projected again for each, and reward and end are predicted for every one of them. It
-learns nothing of use here, from noise; it needs PyTorch and nothing else of this project.
+Written after public STORM (github.com/weipu-zhang/STORM), whose layers it has and whose order it
+keeps, but in eager float32 throughout: a world-model update, dreams and an actor-critic update. As
+there, the context of the dreams goes through the transformer a frame at a time, keys and values of
+all tokens before are projected again for each, and reward and end are predicted for every one of
+them. It learns nothing of use here, from noise; it needs PyTorch and nothing else of this project.
 
   python torch_storm.py '{"batch_size": 16, ...}'   # the fields of Sizes
 
