@@ -12,7 +12,7 @@ import json
 import os
 import platform
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,15 +26,16 @@ from experiments.benchmark_parts import Part, decoding_parts, parts_of, warm
 from experiments.configs import PRESETS
 from worldmodels_jax.evaluation import cost
 from worldmodels_jax.files import replacing
+from worldmodels_jax.training.parallel import compiler_options
 from worldmodels_jax.training.parts import build
 
 
-def measure(part: Part, ceiling: float, repeats: int) -> dict[str, Any]:
-    """One row of the table."""
+def measure(part: Part, ceiling: float, repeats: int, options: Mapping[str, Any]) -> dict[str, Any]:
+    """One row of the table, of a function compiled with XLA's options."""
     with tempfile.TemporaryDirectory() as directory, _cache(directory):
-        compiled = cost.compile_function(part.function, *part.args)
+        compiled = cost.compile_function(part.function, *part.args, options=options)
         jax.clear_caches()
-        cached = cost.compile_function(part.function, *part.args)
+        cached = cost.compile_function(part.function, *part.args, options=options)
     timing = cost.time_call(compiled.call, *part.args, repeats=repeats)
     flops = cost.matmul_flops(part.function, *part.args)
     return {
@@ -108,11 +109,11 @@ def benchmark(
     for preset in presets:
         config = common.make_config(preset, overrides or {})
         run_chunk, config = config.training.chunk, warm(config)
-        parts = build(config)
+        parts, options = build(config), compiler_options(config.training.small_products)
         for group in (parts_of(config, parts), decoding_parts(config, parts.spec)):
             for part in group:
                 if wanted(part.name):
-                    keep(preset, part.name, measure(part, ceiling, repeats))
+                    keep(preset, part.name, measure(part, ceiling, repeats, options))
         for names, loops in training_loops(config, parts, seeds, run_chunk, wanted):
             for name, row in zip(
                 names, measure_training(config, parts, loops, ceiling, repeats), strict=True

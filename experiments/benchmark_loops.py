@@ -15,6 +15,7 @@ from worldmodels_jax.training.config import Config
 from worldmodels_jax.training.host import make_host_loop
 from worldmodels_jax.training.learner import make_updates
 from worldmodels_jax.training.online import LoopState, make_loop, over_seeds
+from worldmodels_jax.training.parallel import compiler_options, make_mapping
 from worldmodels_jax.training.parts import Parts
 from worldmodels_jax.types import HostVector
 
@@ -57,7 +58,11 @@ def _compiled_loop(config: Config, parts: Parts, num_seeds: int) -> Loop:
     loop, key = make_loop(config, env, parts.halves), jax.random.key(0)
     if num_seeds > 1:
         loop, key = over_seeds(loop), jax.vmap(jax.random.key)(np.arange(num_seeds))
-    run: Callable[[LoopState], Any] = jax.jit(loop.run, donate_argnums=0)
+    run: Callable[[LoopState], Any] = jax.jit(
+        loop.run,
+        donate_argnums=0,
+        compiler_options=compiler_options(config.training.small_products),
+    )
     state, _ = run(jax.jit(loop.init)(key))
     return Loop(run, run(state)[0], config.training.chunk, num_seeds)
 
@@ -71,7 +76,8 @@ def host_stepped_loop(config: Config, parts: Parts) -> Loop:
     else:
         assert parts.env is not None
         host, iterations = SteppedByHost(parts.env, num_envs, 0), chunk
-    loop = make_host_loop(host, parts.halves)
+    mapping = make_mapping(1, small_products=config.training.small_products)
+    loop = make_host_loop(host, parts.halves, mapping)
     state, _ = loop.run(loop.init(0), chunk)  # the warm-up
     state, _ = loop.run(state, 1)  # compiles the updates
     return Loop(lambda state: loop.run(state, iterations), state, iterations, close=host.close)

@@ -125,6 +125,7 @@ def debug() -> Config:
             world_model_ratio=0.5,
             agent_ratio=0.5,
             chunk=20,
+            small_products=True,
             checkpoint_every=80,
             evaluation_episodes=4,
         ),

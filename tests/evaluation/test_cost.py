@@ -59,6 +59,8 @@ def test_a_compiled_function_tells_what_it_takes() -> None:
     assert compiled.flops == pytest.approx(2 * 64**3, rel=0.05)
     assert compiled.memory >= 3 * a.nbytes
     assert compiled.seconds > 0
+    with pytest.raises(jax.errors.JaxRuntimeError, match="no_such_option"):
+        cost.compile_function(jnp.matmul, a, a, options={"no_such_option": True})
 
 
 def test_timing_repeats_as_often_as_asked() -> None:

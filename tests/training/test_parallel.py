@@ -18,6 +18,7 @@ from worldmodels_jax.training.config import Config
 from worldmodels_jax.training.online import LoopState, make_loop, over_seeds
 from worldmodels_jax.training.parallel import (
     EACH_ENV,
+    compiler_options,
     make_mapping,
     per_device_config,
     with_seeds,
@@ -151,3 +152,25 @@ def test_devices_that_are_not_there(split_config: Config) -> None:
         make_mapping(99)
     assert make_mapping().num_devices == 1
     assert make_mapping().axis_name is None
+
+
+@pytest.mark.parametrize("num_devices", [1, 2])
+def test_small_products_are_compiled_without_a_library(num_devices: int) -> None:
+    """Where this fails on a new JAX, see whether its compiler still wants to be told."""
+    rng = np.random.default_rng(0)
+    x, y = (rng.normal(size=(2, 32, 32)).astype(np.float32) for _ in range(2))
+    compiled = [
+        make_mapping(num_devices, small_products=small).compile(jax.numpy.matmul, (0, 0), 0)
+        for small in (False, True)
+    ]
+    texts = [function.lower(x, y).compile().as_text() for function in compiled]
+    assert ["ynn" in text for text in texts] == [True, False]
+    np.testing.assert_allclose(compiled[0](x, y), x @ y, atol=1e-5)
+    np.testing.assert_allclose(compiled[1](x, y), x @ y, atol=1e-5)
+
+
+def test_compiler_options_are_for_cpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert compiler_options(False) == {}
+    assert len(compiler_options(True)) == 2
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    assert compiler_options(True) == {}

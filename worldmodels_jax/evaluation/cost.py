@@ -3,7 +3,7 @@
 import math
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -99,10 +99,12 @@ def _jaxprs(params: dict[str, Any]) -> Iterator[Any]:
                 yield item
 
 
-def compile_function(function: Callable[..., Any], *args: Any) -> Compiled:
-    """Compile for the given arguments (arrays or shapes)."""
+def compile_function(
+    function: Callable[..., Any], *args: Any, options: Mapping[str, Any] | None = None
+) -> Compiled:
+    """Compile for the given arguments (arrays or shapes), with options for XLA."""
     started = time.perf_counter()
-    compiled = jax.jit(function).lower(*args).compile()
+    compiled = jax.jit(function).lower(*args).compile(dict(options or {}))
     seconds = time.perf_counter() - started
     analysis = compiled.cost_analysis() or {}
     memory = compiled.memory_analysis()

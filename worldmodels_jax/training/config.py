@@ -86,6 +86,9 @@ class TrainingConfig:
       agent_clip: as world_model_clip, for actor and critic.
       tokenizer: a tokenizer that is trained by itself.
       chunk: loop iterations per compiled call; metrics are written once per chunk.
+      small_products: on a CPU, compile the loop for matrix products too small to be shared between
+        threads or handed to a library. Good for the smallest models alone; nothing to GPU, TPU
+        and ``parallel="pmap"``.
       checkpoint_every: agent steps between checkpoints.
       keep_checkpoints: newest checkpoints kept.
       evaluation_episodes: episodes of the final evaluation, per seed.
@@ -122,6 +125,7 @@ class TrainingConfig:
     agent_clip: float = 100.0
     tokenizer: TokenizerTraining = TokenizerTraining()
     chunk: int = 200
+    small_products: bool = False
     checkpoint_every: int = 10_000
     keep_checkpoints: int = 2
     evaluation_episodes: int = 20
@@ -287,6 +291,7 @@ _OPTIONAL = {
     "first",
     "world_model_first",
     "optimiser_warmup",
+    "small_products",
     "decay",
     "world_model_decay",
 }

@@ -65,12 +65,28 @@ def with_seeds(layout: PyTree) -> PyTree:
     return jax.tree.map(lambda axis: None if axis is None else axis + 1, layout, is_leaf=_is_none)
 
 
-def make_mapping(num_devices: int | None = None, how: How = "shard_map") -> DeviceMapping:
+def compiler_options(small_products: bool) -> dict[str, Any]:
+    """What to tell XLA, as ``jax.jit`` and ``Lowered.compile`` take it.
+
+    Args:
+      small_products: on a CPU every product by one thread, in code of XLA's own (no YNNPACK),
+        for models whose products take less time than the threads to meet or the library to be
+        called; ``docs/performance.md`` has the figures. Other devices need nothing.
+    """
+    if not small_products or jax.default_backend() != "cpu":
+        return {}
+    return {"xla_cpu_multi_thread_eigen": False, "xla_cpu_experimental_ynn_fusion_type": ""}
+
+
+def make_mapping(
+    num_devices: int | None = None, how: How = "shard_map", *, small_products: bool = False
+) -> DeviceMapping:
     """A mapping over devices.
 
     Args:
       num_devices: the first so many; None takes one, or with several hosts all of theirs.
       how: ``shard_map`` under ``jit``, or ``pmap`` (one host only).
+      small_products: see ``compiler_options``; ``pmap`` takes none.
 
     Raises:
       ValueError: for more devices than there are, or a part of those of several hosts.
@@ -91,9 +107,8 @@ def make_mapping(num_devices: int | None = None, how: How = "shard_map") -> Devi
                 f"--parallel=pmap runs on one host, not on {jax.process_count()}: leave it out."
             )
         return _pmap(num_devices)
-    if num_devices == 1:
-        return _single()
-    return _shard_map(num_devices)
+    options = compiler_options(small_products)
+    return _single(options) if num_devices == 1 else _shard_map(num_devices, options)
 
 
 def per_device_config(config: Config, num_devices: int) -> Config:
@@ -187,12 +202,12 @@ def barrier(name: str) -> None:
         multihost_utils.sync_global_devices(name)
 
 
-def _single() -> DeviceMapping:
+def _single(options: dict[str, Any]) -> DeviceMapping:
     def compile_(
         function: Callable[..., Any], in_layouts: Any, out_layouts: Any, donate: bool = False
     ) -> Callable[..., Any]:
         del in_layouts, out_layouts
-        return jax.jit(function, donate_argnums=0 if donate else ())
+        return jax.jit(function, donate_argnums=0 if donate else (), compiler_options=options)
 
     def place(tree: PyTree, layout: PyTree) -> PyTree:
         del layout
@@ -201,7 +216,7 @@ def _single() -> DeviceMapping:
     return DeviceMapping(1, None, compile_, place, np.asarray)
 
 
-def _shard_map(num_devices: int) -> DeviceMapping:
+def _shard_map(num_devices: int, options: dict[str, Any]) -> DeviceMapping:
     devices = jax.devices()[:num_devices]
     mesh = jax.make_mesh((num_devices,), (AXIS,), devices=devices, axis_types=(AxisType.Auto,))
 
@@ -217,7 +232,7 @@ def _shard_map(num_devices: int) -> DeviceMapping:
             # per-device code averages them: too large by the number of devices, silently.
             check_vma=False,
         )
-        return jax.jit(mapped, donate_argnums=0 if donate else ())
+        return jax.jit(mapped, donate_argnums=0 if donate else (), compiler_options=options)
 
     def place(tree: PyTree, layout: PyTree) -> PyTree:
         def put(axis: int | None, part: PyTree) -> PyTree:
@@ -275,7 +290,7 @@ def _pmap(num_devices: int) -> DeviceMapping:
 
         return call
 
-    return DeviceMapping(num_devices, AXIS, compile_, _single().place, np.asarray)
+    return DeviceMapping(num_devices, AXIS, compile_, _single({}).place, np.asarray)
 
 
 def _split_axis(x: jax.Array, axis: int, parts: int) -> jax.Array:

@@ -30,12 +30,13 @@ from worldmodels_jax.types import Environment, HostVector
 
 __all__ = ["LoadedRun", "Report", "load", "read_config", "select_seed", "train"]
 
-# What may change between the start of a run and its resumption: how long, how often.
+# What may change between the start of a run and its resumption: how long, how often, how compiled.
 _RESUMABLE = {
     "training.steps",
     "training.checkpoint_every",
     "training.keep_checkpoints",
     "training.evaluation_episodes",
+    "training.small_products",
 }
 
 
@@ -78,7 +79,7 @@ def train(
       OSError: if the disk is full for the config or the metrics.
       NonFiniteLossError: if a metric is NaN or infinite; the last checkpoint stays.
     """
-    mapping = make_mapping(num_devices, parallel)
+    mapping = make_mapping(num_devices, parallel, small_products=config.training.small_products)
     parts = build(config, env, num_devices=mapping.num_devices, axis_name=mapping.axis_name)
     if num_seeds > 1 and parts.env is None:
         raise ValueError(
