@@ -8,6 +8,7 @@ import numpy as np
 import optax
 import pytest
 
+from worldmodels_jax.nn import maskgit
 from worldmodels_jax.nn.maskgit import MaskGITHead
 from worldmodels_jax.ops import masking
 
@@ -112,6 +113,18 @@ def test_projecting_once_serves_every_round():
     whole = jax.jit(head.apply)
     for tokens in (TOKENS, TOKENS[::-1]):
         np.testing.assert_allclose(logits(tokens), whole(variables, tokens, hidden()), atol=1e-5)
+
+
+@pytest.mark.parametrize("condition", ["slice", "broadcast"])
+def test_decoding_in_chunks_changes_nothing(condition, monkeypatch):
+    head = make(condition=condition)
+    variables = random_variables(head)
+    projected = head.apply(variables, hidden(), method="project")
+    decode = functools.partial(head.apply, variables, TOKENS, projected, method="logits")
+    whole = decode()
+    monkeypatch.setattr(maskgit, "_CHUNK", N * E)  # one row at a time
+    assert "scan" in str(jax.make_jaxpr(lambda: decode())())
+    np.testing.assert_allclose(decode(), whole, atol=1e-5)
 
 
 def test_every_token_and_the_hidden_state_reach_every_position():

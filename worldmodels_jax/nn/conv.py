@@ -22,6 +22,8 @@ from flax import linen as nn
 from flax.linen.dtypes import promote_dtype
 from jax.typing import DTypeLike
 
+from worldmodels_jax.nn.chunks import in_chunks
+
 Lowering = Literal["auto", "matmul", "lax"]
 
 Init = Callable[..., jax.Array]  # (key, shape) -> first values
@@ -60,7 +62,7 @@ def conv4s2(x: jax.Array, kernel: jax.Array, lowering: Lowering = "auto") -> jax
             x, kernel, (2, 2), ((1, 1), (1, 1)), dimension_numbers=_DIMENSIONS
         )
     winograd = H % 4 == 0 and W % 4 == 0 and C >= _FEW
-    return in_chunks(_winograd if winograd else _patches, x, kernel, H * W)
+    return convolve_in_chunks(_winograd if winograd else _patches, x, kernel, H * W)
 
 
 def conv_transpose4s2(x: jax.Array, kernel: jax.Array, lowering: Lowering = "auto") -> jax.Array:
@@ -88,7 +90,7 @@ def conv_transpose4s2(x: jax.Array, kernel: jax.Array, lowering: Lowering = "aut
             x, kernel[::-1, ::-1], (1, 1), ((2, 2), (2, 2)), (2, 2), dimension_numbers=_DIMENSIONS
         )
     winograd = H % 2 == 0 and W % 2 == 0 and kernel.shape[-1] >= _FEW
-    return in_chunks(_winograd_transpose if winograd else _products, x, kernel, 4 * H * W)
+    return convolve_in_chunks(_winograd_transpose if winograd else _products, x, kernel, 4 * H * W)
 
 
 class Conv4S2(nn.Module):
@@ -212,34 +214,14 @@ def use_matmul(lowering: Lowering) -> bool:
     return lowering == "matmul" or (lowering == "auto" and jax.default_backend() == "cpu")
 
 
-def in_chunks(
+def convolve_in_chunks(
     convolution: Callable[[jax.Array, jax.Array], jax.Array],
     x: jax.Array,
     kernel: jax.Array,
     pixels: int,
 ) -> jax.Array:
-    """Convolves so many frames at a time that what lies between products stays in the cache.
-
-    In the backward pass it is computed again, which costs less than fetching it from memory.
-
-    Args:
-      convolution: ``(x, kernel) -> y``, of frames that do not know of one another.
-      x: (B, H, W, C).
-      kernel: its second argument.
-      pixels: of the finer of the maps before and after, for one frame.
-
-    Returns:
-      ``convolution(x, kernel)``.
-    """
-    convolution = jax.checkpoint(convolution)
-    batch = x.shape[0]
-    chunks = -(-batch // max(1, _CHUNK // pixels))
-    if chunks <= 1:
-        return convolution(x, kernel)
-    size = -(-batch // chunks)
-    x = jnp.pad(x, ((0, chunks * size - batch), (0, 0), (0, 0), (0, 0)))
-    y = jax.lax.map(lambda part: convolution(part, kernel), x.reshape(chunks, size, *x.shape[1:]))
-    return y.reshape(chunks * size, *y.shape[2:])[:batch]
+    """``convolution(x, kernel)``, so many frames at a time that the finer map's pixels fit."""
+    return in_chunks(lambda part: convolution(part, kernel), x, max(1, _CHUNK // pixels))
 
 
 def _cells(x: jax.Array, after: int = 1) -> jax.Array:

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from worldmodels_jax.nn.conv import Lowering, convolve, in_chunks, use_matmul
+from worldmodels_jax.nn.conv import Lowering, convolve, convolve_in_chunks, use_matmul
 from worldmodels_jax.nn.linear import Fan, kernel_init
 
 
@@ -39,7 +39,7 @@ def conv_same(x: jax.Array, kernel: jax.Array, lowering: Lowering = "auto") -> j
         return jax.lax.conv_general_dilated(
             x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
         )
-    return in_chunks(_products, x, kernel, x.shape[1] * x.shape[2])
+    return convolve_in_chunks(_products, x, kernel, x.shape[1] * x.shape[2])
 
 
 def upsample_conv(x: jax.Array, kernel: jax.Array, lowering: Lowering = "auto") -> jax.Array:

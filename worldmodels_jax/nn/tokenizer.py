@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from worldmodels_jax.nn.chunks import module_in_chunks
 from worldmodels_jax.nn.conv import Conv4S2, ConvTranspose4S2
 from worldmodels_jax.nn.mlp import MLP
 from worldmodels_jax.ops import categorical, twohot
@@ -72,18 +73,11 @@ def _encode(encoder: ConvEncoder, x: jax.Array) -> jax.Array:
     """Of frames 0..255, in inference; on a CPU so few at a time that they stay in the cache."""
     *leading, height, width, channels = x.shape
     count, size = math.prod(leading), max(1, _CHUNK // (height * width))
-    if jax.default_backend() != "cpu" or count <= size:
-        return encoder(from_uint8(x), False)
-    chunks = -(-count // size)
-    x = x.reshape(count, height, width, channels)
-    x = jnp.pad(x, ((0, chunks * size - count), (0, 0), (0, 0), (0, 0)))
-    scan = nn.scan(
-        lambda encoder, _, frames: (None, encoder(from_uint8(frames), False)),
-        variable_broadcast=("params", "batch_stats"),
-        split_rngs={},
+    rows = x.reshape(count, height, width, channels)
+    y = module_in_chunks(
+        lambda encoder, frames: encoder(from_uint8(frames), False), encoder, rows, size
     )
-    _, y = scan(encoder, None, x.reshape(chunks, size, height, width, channels))
-    return y.reshape(chunks * size, -1)[:count].reshape(*leading, -1)
+    return y.reshape(*leading, -1)
 
 
 class ConvDecoder(nn.Module):
