@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from worldmodels_jax.models.git_storm_config import GitStormConfig
+from worldmodels_jax.nn.dense import Dense
 from worldmodels_jax.nn.maskgit import MaskGITHead
 from worldmodels_jax.nn.tokenizer import Posterior
 from worldmodels_jax.ops import categorical, masking
@@ -19,7 +20,7 @@ from worldmodels_jax.ops import categorical, masking
 def make_prior(config: GitStormConfig, dtype: Any) -> nn.Module:
     """The network: ``MaskGITHead``, or one linear layer D -> N V for ``prior="mlp"``."""
     if config.prior == "mlp":
-        return nn.Dense(config.num_tokens * config.num_classes, dtype=jnp.float32)
+        return Dense(config.num_tokens * config.num_classes, dtype=jnp.float32)
     head = config.maskgit
     return MaskGITHead(
         num_tokens=config.num_tokens,

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from worldmodels_jax.nn.dense import Dense
 from worldmodels_jax.nn.resnet import FrameEncoder
 from worldmodels_jax.nn.transformer import GPT_STD, KVCache, PredictionHead, gpt
 
@@ -205,7 +206,7 @@ class DeltaDynamics(Dynamics):
             self.frame_patch,
             self.dtype,
         )
-        self.to_width = nn.Dense(self.width, kernel_init=_NORMAL, dtype=self.dtype)
+        self.to_width = Dense(self.width, kernel_init=_NORMAL, dtype=self.dtype)
         self.frame_norm = nn.LayerNorm(epsilon=1e-5, dtype=self.dtype)
 
     def embed_frames(self, frames: jax.Array) -> jax.Array:

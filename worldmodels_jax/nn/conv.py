@@ -23,6 +23,7 @@ from flax.linen.dtypes import promote_dtype
 from jax.typing import DTypeLike
 
 from worldmodels_jax.nn.chunks import in_chunks
+from worldmodels_jax.nn.dense import product
 
 Lowering = Literal["auto", "matmul", "lax"]
 
@@ -249,7 +250,7 @@ def _patches(x: jax.Array, kernel: jax.Array) -> jax.Array:
     """``conv4s2`` as one product of all windows with the kernel."""
     cells = _cells(x)
     windows = [cells[:, :-1, :-1], cells[:, :-1, 1:], cells[:, 1:, :-1], cells[:, 1:, 1:]]
-    return jnp.concatenate(windows, -1) @ _by_cell(kernel).reshape(-1, kernel.shape[-1])
+    return product(jnp.concatenate(windows, -1), _by_cell(kernel).reshape(-1, kernel.shape[-1]))
 
 
 def _winograd(x: jax.Array, kernel: jax.Array) -> jax.Array:
@@ -265,7 +266,7 @@ def _winograd(x: jax.Array, kernel: jax.Array) -> jax.Array:
         _tiles(_cells(x, after=3), 1), (taps[0], taps[0] + taps[1], taps[1]), strict=True
     ):
         column_taps = (row_taps[0], row_taps[0] + row_taps[1], row_taps[1])
-        m = [tile @ tap for tile, tap in zip(_tiles(row, 2), column_taps, strict=True)]
+        m = [product(tile, tap) for tile, tap in zip(_tiles(row, 2), column_taps, strict=True)]
         rows.append(jnp.stack([m[0] + m[1], m[1] + m[2]], axis=3))
     y = jnp.stack([rows[0] + rows[1], rows[1] + rows[2]], axis=2)
     return y.reshape(B, H // 2, W // 2, -1)
@@ -297,7 +298,7 @@ def _products(x: jax.Array, kernel: jax.Array) -> jax.Array:
     F = kernel.shape[-1]
     # Product first, shifts after: the shifted arrays have 16 F channels. Gathering the windows
     # first shifts 16 C, and a decoder's F is the smaller (about 3 times faster on CPU).
-    products = x @ kernel.transpose(2, 0, 1, 3).reshape(C, 16 * F)
+    products = product(x, kernel.transpose(2, 0, 1, 3).reshape(C, 16 * F))
     phases = products.reshape(B, H, W, 4, 4, F)
     phases = _sum_taps(_sum_taps(phases, side=1, tap=3), side=2, tap=4)  # (B, H, W, 2, 2, F)
     return phases.swapaxes(2, 3).reshape(B, 2 * H, 2 * W, F)

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from worldmodels_jax.nn.dense import Dense
 from worldmodels_jax.nn.quantiser import FrameCodes, FrameTokenizer, Quantiser
 from worldmodels_jax.nn.resnet import FrameDecoder, FrameEncoder, patchify, unpatchify
 
@@ -81,8 +82,8 @@ class DeltaTokenizer(FrameTokenizer):
             self.embedder = FrameEncoder(self.embedder_channels, self.embedder_latent, **common)
             self.encoder_actions = self._table(self.image_size**2)
             self.decoder_actions = self._table(self.action_channels * self.latent_size**2)
-        self.to_code = nn.Dense(self.code_size, kernel_init=_NORMAL, dtype=self.dtype)
-        self.from_code = nn.Dense(
+        self.to_code = Dense(self.code_size, kernel_init=_NORMAL, dtype=self.dtype)
+        self.from_code = Dense(
             self.token_size**2 * self.latent, kernel_init=_NORMAL, dtype=self.dtype
         )
         self.quantiser = Quantiser(

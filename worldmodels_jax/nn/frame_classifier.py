@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from worldmodels_jax.nn.dense import Dense
 from worldmodels_jax.nn.transformer import GPT_STD, BidirectionalTransformer
 
 
@@ -43,7 +44,7 @@ class FrameClassifier(nn.Module):
         def norm(name: str) -> nn.LayerNorm:
             return nn.LayerNorm(epsilon=1e-5, dtype=self.dtype, name=name)
 
-        x = nn.Dense(self.width, dtype=self.dtype, name="in")(norm("norm_states")(states))
+        x = Dense(self.width, dtype=self.dtype, name="in")(norm("norm_states")(states))
         x = norm("norm_in")(x)
         token = self.param("class_token", normal, (1, 1, self.width), jnp.float32)
         positions = self.param("positions", normal, (frames + 1, self.width), jnp.float32)
@@ -57,4 +58,4 @@ class FrameClassifier(nn.Module):
             name="transformer",
         )(x + positions.astype(x.dtype))
         x = norm("norm_out")(x)[:, 0].astype(jnp.float32)
-        return nn.Dense(self.classes, dtype=jnp.float32, name="out")(x)
+        return Dense(self.classes, dtype=jnp.float32, name="out")(x)

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from worldmodels_jax.nn.conv import conv4s2, conv_transpose4s2
+from worldmodels_jax.nn.dense import Dense
 from worldmodels_jax.nn.linear import BlockLinear, Fan, Hidden, Norm, NormKind, kernel_init
 from worldmodels_jax.nn.same_conv import Convolution, conv_same, upsample_conv
 
@@ -160,5 +161,5 @@ class ImageDecoder(nn.Module):
     def _coarse(self) -> tuple[int, int]:
         return coarse_size(self.image_shape[:2], len(self.channels))
 
-    def _linear(self, features: int) -> nn.Dense:
-        return nn.Dense(features, kernel_init=kernel_init(self.fan), dtype=self.dtype)
+    def _linear(self, features: int) -> Dense:
+        return Dense(features, kernel_init=kernel_init(self.fan), dtype=self.dtype)

@@ -11,6 +11,8 @@ import jax.numpy as jnp
 from flax import linen as nn
 from flax.linen.dtypes import promote_dtype
 
+from worldmodels_jax.nn.dense import Dense
+
 NormKind = Literal["rms", "layer"]
 Fan = Literal["fan_in", "fan_avg"]
 
@@ -72,7 +74,7 @@ class Hidden(nn.Module):
         """``(..., F) -> (..., width)``."""
         for _ in range(self.depth):
             # LayerNorm has an offset of its own.
-            x = nn.Dense(
+            x = Dense(
                 self.width,
                 use_bias=self.norm == "rms",
                 kernel_init=kernel_init(self.fan),
@@ -108,9 +110,7 @@ class SiluMLP(nn.Module):
         """``(..., F) -> (..., out_features)`` float32."""
         x = Hidden(self.width, self.depth, self.norm, self.fan, self.dtype)(x)
         init = kernel_init(self.fan, self.output_scale)
-        return nn.Dense(self.out_features, kernel_init=init, dtype=jnp.float32)(
-            x.astype(jnp.float32)
-        )
+        return Dense(self.out_features, kernel_init=init, dtype=jnp.float32)(x.astype(jnp.float32))
 
 
 class BlockLinear(nn.Module):

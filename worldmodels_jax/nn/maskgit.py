@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from worldmodels_jax.nn.chunks import module_in_chunks
+from worldmodels_jax.nn.dense import Dense, product
 from worldmodels_jax.nn.transformer import BidirectionalTransformer
 
 _CHUNK = 262_144  # numbers of a layer that are worked on at once, which then stay in the cache
@@ -52,17 +53,17 @@ class MaskGITHead(nn.Module):
         self.positions = self.param("positions", normal, (self.num_tokens, self.width), jnp.float32)
         # Dense(concat(embedding, h_i)) split in two, so that h is projected once per step however
         # many rounds of decoding follow.
-        self.mix_tokens = nn.Dense(self.width, dtype=self.dtype)
-        self.mix_hidden = nn.Dense(self.width, use_bias=False, dtype=self.dtype)
+        self.mix_tokens = Dense(self.width, dtype=self.dtype)
+        self.mix_hidden = Dense(self.width, use_bias=False, dtype=self.dtype)
         self.transformer = BidirectionalTransformer(
             self.layers, self.heads, self.hidden, dtype=self.dtype
         )
-        self.out = [nn.Dense(self.width, dtype=self.dtype) for _ in range(2)]
+        self.out = [Dense(self.width, dtype=self.dtype) for _ in range(2)]
         self.out_norm = [nn.LayerNorm(dtype=self.dtype) for _ in range(2)]
         if self.tied_logits:
             self.bias = self.param("bias", nn.initializers.zeros, (self.num_classes,), jnp.float32)
         else:
-            self.to_logits = nn.Dense(self.num_classes, dtype=jnp.float32)
+            self.to_logits = Dense(self.num_classes, dtype=jnp.float32)
 
     def project(self, hidden: jax.Array) -> jax.Array:
         """What of the hidden state reaches each token: ``(B, D) -> (B, N or 1, E)``.
@@ -107,7 +108,7 @@ class MaskGITHead(nn.Module):
             x = norm(nn.gelu(dense(x)))
         x = x.astype(jnp.float32)
         if self.tied_logits:
-            return x @ self.embedding[: self.num_classes].T + self.bias
+            return product(x, self.embedding[: self.num_classes].T) + self.bias
         return self.to_logits(x)
 
     def __call__(self, tokens: jax.Array, hidden: jax.Array) -> jax.Array:

@@ -11,6 +11,8 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from worldmodels_jax.nn.dense import Dense
+
 Mixing = Literal["concat", "concat_attention", "cross_attention", "unmixed", "ivideogpt"]
 
 
@@ -55,8 +57,8 @@ class StateMixer(nn.Module):
           ``(B, T, tokens_per_step, D)``.
         """
 
-        def dense(features: int, name: str) -> nn.Dense:
-            return nn.Dense(features, use_bias=False, dtype=self.dtype, name=name)
+        def dense(features: int, name: str) -> Dense:
+            return Dense(features, use_bias=False, dtype=self.dtype, name=name)
 
         def norm(name: str) -> nn.LayerNorm:
             return nn.LayerNorm(epsilon=1e-6, dtype=self.dtype, name=name)
@@ -78,9 +80,9 @@ class StateMixer(nn.Module):
 
     def _per_token(self, vectors: jax.Array, action: jax.Array) -> jax.Array:
         """``(B, T, N, token_width)``: latent tokens after meeting the action."""
-        tokens = nn.Dense(self.token_width, dtype=self.dtype, name="token")(vectors)
+        tokens = Dense(self.token_width, dtype=self.dtype, name="token")(vectors)
         if self.kind == "ivideogpt":
-            embedded = nn.Dense(self.token_width, dtype=self.dtype, name="token_action")(action)
+            embedded = Dense(self.token_width, dtype=self.dtype, name="token_action")(action)
             return tokens + embedded[:, :, None]
         positions = self.param(
             "token_positions",
@@ -93,7 +95,7 @@ class StateMixer(nn.Module):
             self.heads, dtype=self.dtype, deterministic=True, name="token_attention"
         )
         if self.kind == "concat_attention":
-            embedded = nn.Dense(self.token_width, dtype=self.dtype, name="token_action")(action)
+            embedded = Dense(self.token_width, dtype=self.dtype, name="token_action")(action)
             everything = jnp.concatenate([tokens, embedded[:, :, None]], axis=2)
             return tokens + attention(tokens, everything)
         directions = self.param(

@@ -6,6 +6,8 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from worldmodels_jax.nn.dense import Dense
+
 
 class MLP(nn.Module):
     """Hidden layers with LayerNorm and ReLU, then a linear output in float32.
@@ -29,9 +31,7 @@ class MLP(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         """``(..., F) -> (..., out_features)`` float32."""
         for _ in range(self.depth):
-            x = nn.Dense(self.width, use_bias=False, dtype=self.dtype)(x)
+            x = Dense(self.width, use_bias=False, dtype=self.dtype)(x)
             x = nn.relu(nn.LayerNorm(epsilon=1e-5, dtype=self.dtype)(x))
         init = nn.initializers.zeros if self.zero_output else nn.initializers.lecun_normal()
-        return nn.Dense(self.out_features, kernel_init=init, dtype=jnp.float32)(
-            x.astype(jnp.float32)
-        )
+        return Dense(self.out_features, kernel_init=init, dtype=jnp.float32)(x.astype(jnp.float32))

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from worldmodels_jax.nn.conv import torch_uniform
+from worldmodels_jax.nn.dense import Dense
 from worldmodels_jax.nn.resnet import Conv, FrameEncoder
 
 LSTMState = tuple[jax.Array, jax.Array]  # h, c, each (B, H) float32
@@ -35,8 +36,8 @@ class LSTMCell(nn.Module):
         h, c = state
         init = torch_uniform(self.width)
 
-        def linear(name: str) -> nn.Dense:
-            return nn.Dense(
+        def linear(name: str) -> Dense:
+            return Dense(
                 4 * self.width, kernel_init=init, bias_init=init, dtype=self.dtype, name=name
             )
 
@@ -83,10 +84,10 @@ class RecurrentPolicy(nn.Module):
             self.convolutions = [Conv(channels, dtype=self.dtype) for channels in self.channels]
         self.cell = LSTMCell(self.width, self.dtype)
         init = torch_uniform(self.width)
-        self.policy = nn.Dense(self.actions, kernel_init=init, bias_init=init)
+        self.policy = Dense(self.actions, kernel_init=init, bias_init=init)
         zero = nn.initializers.zeros
         value = {} if self.zero_value else {"kernel_init": init, "bias_init": init}
-        self.value = nn.Dense(self.values, **{"kernel_init": zero, "bias_init": zero, **value})
+        self.value = Dense(self.values, **{"kernel_init": zero, "bias_init": zero, **value})
 
     def encode(self, frames: jax.Array) -> jax.Array:
         """Frames ``(..., H, W, C)`` in [0, 1] to ``(..., F)``."""

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from worldmodels_jax.nn.conv import convolve, torch_uniform
+from worldmodels_jax.nn.dense import product
 from worldmodels_jax.nn.same_conv import conv_same, upsample_conv
 
 Convolve = Callable[[jax.Array, jax.Array], jax.Array]
@@ -51,7 +52,7 @@ def conv_patches(x: jax.Array, kernel: jax.Array) -> jax.Array:
     Returns:
       ``(..., H/k, W/k, F)``.
     """
-    return patchify(x, kernel.shape[0]) @ kernel.reshape(-1, kernel.shape[-1])
+    return product(patchify(x, kernel.shape[0]), kernel.reshape(-1, kernel.shape[-1]))
 
 
 class Conv(nn.Module):

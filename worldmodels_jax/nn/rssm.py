@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from worldmodels_jax.nn.dense import Dense
 from worldmodels_jax.nn.linear import (
     BlockLinear,
     Fan,
@@ -125,7 +126,7 @@ class NormGRU(nn.Module):
         x = jnp.concatenate([stoch, action], axis=-1)
         x = Hidden(self.hidden, 1, self.norm, self.fan, self.dtype)(x)
         x = jnp.concatenate([deter.astype(x.dtype), x], axis=-1)
-        x = nn.Dense(
+        x = Dense(
             3 * deter.shape[-1],
             use_bias=self.norm == "rms",
             kernel_init=kernel_init(self.fan),

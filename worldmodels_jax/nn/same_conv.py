@@ -14,6 +14,7 @@ import numpy as np
 from flax import linen as nn
 
 from worldmodels_jax.nn.conv import Lowering, convolve, convolve_in_chunks, use_matmul
+from worldmodels_jax.nn.dense import product
 from worldmodels_jax.nn.linear import Fan, kernel_init
 
 
@@ -119,5 +120,5 @@ def _products(x: jax.Array, kernel: jax.Array) -> jax.Array:
     padded = jnp.pad(x, ((0, 0), (r, r), (r, r), (0, 0)))
     # Slices only: a gather would scatter in the gradient.
     rows = jnp.concatenate([padded[:, :, k : k + W] for k in range(size)], axis=-1)
-    products = [rows[:, k : k + H] @ kernel[k].reshape(-1, F) for k in range(size)]
+    products = [product(rows[:, k : k + H], kernel[k].reshape(-1, F)) for k in range(size)]
     return sum(products[1:], start=products[0])

@@ -16,6 +16,7 @@ from flax import linen as nn
 
 from worldmodels_jax.nn.chunks import module_in_chunks
 from worldmodels_jax.nn.conv import Conv4S2, ConvTranspose4S2
+from worldmodels_jax.nn.dense import Dense
 from worldmodels_jax.nn.mlp import MLP
 from worldmodels_jax.ops import categorical, twohot
 from worldmodels_jax.ops.frames import from_uint8
@@ -95,7 +96,7 @@ class ConvDecoder(nn.Module):
         levels = len(self.channels)
         target = padded_size((height, width), levels)
         grid = (target[0] >> levels, target[1] >> levels, self.channels[-1])
-        x = nn.Dense(math.prod(grid), use_bias=False, dtype=self.dtype)(x)
+        x = Dense(math.prod(grid), use_bias=False, dtype=self.dtype)(x)
         x = x.reshape(*x.shape[:-1], *grid)
         x = nn.relu(_batch_norm(train, self.axis_name, self.dtype)(x))
         for channels in reversed(self.channels[:-1]):
@@ -155,7 +156,7 @@ class Tokenizer(nn.Module):
                 self.axis_name,
                 self.dtype,
             )
-            self.to_code = nn.Dense(self.num_tokens * code, dtype=jnp.float32)
+            self.to_code = Dense(self.num_tokens * code, dtype=jnp.float32)
         elif len(self.observation_shape) == 1:
             self.encoder = MLP(self.mlp_width, 2, self.num_tokens * code, dtype=self.dtype)
             self.decoder = MLP(self.mlp_width, 2, self.observation_shape[0], dtype=self.dtype)

@@ -14,6 +14,8 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from worldmodels_jax.nn.dense import Dense
+
 GPT_STD = 0.02  # of the normal numbers that GPT-2's kernels and tables start from
 
 
@@ -85,9 +87,9 @@ class _Attention(nn.Module):
         asking = x[:, -1:] if last else x
         mask = mask[..., -1:, :] if last and mask is not None else mask
 
-        def dense(name: str, use_bias: bool) -> nn.Dense:
+        def dense(name: str, use_bias: bool) -> Dense:
             init = _kernel_init(self.init_std)
-            return nn.Dense(width, use_bias=use_bias, kernel_init=init, dtype=self.dtype, name=name)
+            return Dense(width, use_bias=use_bias, kernel_init=init, dtype=self.dtype, name=name)
 
         def project(name: str, x: jax.Array) -> jax.Array:
             y = dense(name, self.use_bias)(x)
@@ -259,9 +261,9 @@ class CausalTransformer(nn.Module):
 
     def _mlp(self, x: jax.Array, layer: int) -> jax.Array:
         init = _kernel_init(self.init_std)
-        up = nn.Dense(self.hidden, kernel_init=init, dtype=self.dtype, name=f"up_{layer}")(x)
+        up = Dense(self.hidden, kernel_init=init, dtype=self.dtype, name=f"up_{layer}")(x)
         up = nn.relu(up) if self.activation == "relu" else nn.gelu(up, approximate=False)
-        return nn.Dense(self.width, kernel_init=init, dtype=self.dtype, name=f"down_{layer}")(up)
+        return Dense(self.width, kernel_init=init, dtype=self.dtype, name=f"down_{layer}")(up)
 
 
 def gpt(
@@ -312,8 +314,8 @@ class PredictionHead(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         """``(..., D) -> (..., features)`` float32."""
         init = nn.initializers.normal(GPT_STD)
-        x = nn.relu(nn.Dense(self.width, kernel_init=init, dtype=self.dtype, name="in")(x))
-        out = nn.Dense(self.features, kernel_init=init, dtype=jnp.float32, name="out")
+        x = nn.relu(Dense(self.width, kernel_init=init, dtype=self.dtype, name="in")(x))
+        out = Dense(self.features, kernel_init=init, dtype=jnp.float32, name="out")
         return out(x.astype(jnp.float32))
 
 
@@ -349,6 +351,6 @@ class BidirectionalTransformer(nn.Module):
             )
             x = x + attention(normed, None)[0]
             normed = nn.LayerNorm(dtype=self.dtype, name=f"norm_mlp_{layer}")(x)
-            out = nn.gelu(nn.Dense(self.hidden, dtype=self.dtype, name=f"up_{layer}")(normed))
-            x = x + nn.Dense(width, dtype=self.dtype, name=f"down_{layer}")(out)
+            out = nn.gelu(Dense(self.hidden, dtype=self.dtype, name=f"up_{layer}")(normed))
+            x = x + Dense(width, dtype=self.dtype, name=f"down_{layer}")(out)
         return x

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from worldmodels_jax.nn.conv import conv4s2, conv_transpose4s2, convolve
+from worldmodels_jax.nn.dense import Dense
 
 Distribution = Literal["normal", "uniform"]
 
@@ -49,10 +50,10 @@ class DenseStack(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         """``(..., F) -> (..., out_features)`` float32."""
         for width in self.widths:
-            x = nn.Dense(width, kernel_init=he_init(self.distribution), dtype=self.dtype)(x)
+            x = Dense(width, kernel_init=he_init(self.distribution), dtype=self.dtype)(x)
             x = nn.leaky_relu(x, self.slope)
         init = he_init(self.distribution, self.last_variance)
-        last = nn.Dense(self.out_features, kernel_init=init, dtype=jnp.float32)
+        last = Dense(self.out_features, kernel_init=init, dtype=jnp.float32)
         return last(x.astype(jnp.float32))
 
 
@@ -104,7 +105,7 @@ class ConvTrunk(nn.Module):
         for features in self.channels:
             x = nn.relu(HeConvolution(conv4s2, features, x.shape[-1], self.dtype)(x))
         x = x.reshape(*x.shape[:-3], -1)
-        return nn.relu(nn.Dense(self.hidden, kernel_init=he_init("uniform"), dtype=self.dtype)(x))
+        return nn.relu(Dense(self.hidden, kernel_init=he_init("uniform"), dtype=self.dtype)(x))
 
 
 class ConvEncoder(nn.Module):
@@ -150,7 +151,7 @@ class ConvDecoder(nn.Module):
         height, width = (side // 2 ** len(self.channels) for side in self.shape[:2])
         coarse = (height, width, self.channels[-1])
         for units in (self.hidden, math.prod(coarse)):
-            z = nn.relu(nn.Dense(units, kernel_init=he_init("uniform"), dtype=self.dtype)(z))
+            z = nn.relu(Dense(units, kernel_init=he_init("uniform"), dtype=self.dtype)(z))
         x = z.reshape(*z.shape[:-1], *coarse)
         for features in self.channels[-2::-1]:
             x = nn.relu(HeConvolution(conv_transpose4s2, features, features, self.dtype)(x))
