@@ -15,6 +15,7 @@ from worldmodels_jax.training.checkpoint import abstract, open_checkpoints
 from worldmodels_jax.training.config import Config
 from worldmodels_jax.training.load import CHECKPOINTS
 from worldmodels_jax.training.online import Loop, LoopState, make_loop
+from worldmodels_jax.training.parallel import EACH_ENV, make_mapping
 from worldmodels_jax.training.parts import build
 from worldmodels_jax.training.run import train
 from worldmodels_jax.types import PyTree
@@ -72,9 +73,13 @@ def pure_loop(config: Config) -> Loop:
 
 
 @pytest.fixture(scope="session")
-def loop(pure_loop: Loop) -> Loop:
+def loop(config: Config, pure_loop: Loop) -> Loop:
     """As ``training.run.train`` compiles it."""
-    return Loop(jax.jit(pure_loop.init), jax.jit(pure_loop.run, donate_argnums=0))
+    mapping = make_mapping(1, small_products=config.training.small_products)
+    return Loop(
+        mapping.compile(pure_loop.init, (None,), EACH_ENV),
+        mapping.compile(pure_loop.run, (EACH_ENV,), (EACH_ENV, None), donate=True),
+    )
 
 
 @pytest.fixture(scope="session")

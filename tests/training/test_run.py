@@ -11,6 +11,7 @@ import jax
 import numpy as np
 import pytest
 
+from worldmodels_jax.training import run as run_lib
 from worldmodels_jax.training.checkpoint import CheckpointError
 from worldmodels_jax.training.config import Config
 from worldmodels_jax.training.drive import summarise
@@ -24,6 +25,21 @@ def _with(config: Config, **training: Any) -> Config:
 
 def _files(directory: Path) -> dict[Path, bytes]:
     return {path: path.read_bytes() for path in directory.rglob("*") if path.is_file()}
+
+
+def test_small_products_reach_the_compiler(
+    config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class ReachedError(Exception):
+        pass
+
+    def make_mapping(*_: Any, small_products: bool) -> None:
+        raise ReachedError(small_products)
+
+    monkeypatch.setattr(run_lib, "make_mapping", make_mapping)
+    for asked in (True, False):
+        with pytest.raises(ReachedError, match=str(asked)):
+            train(_with(config, small_products=asked), tmp_path)
 
 
 def test_train_is_the_loop(
