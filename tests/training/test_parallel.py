@@ -14,6 +14,7 @@ import pytest
 
 from worldmodels_jax import envs
 from worldmodels_jax.config import apply_overrides
+from worldmodels_jax.training.checkpoint import abstract
 from worldmodels_jax.training.config import Config
 from worldmodels_jax.training.online import LoopState, make_loop, over_seeds
 from worldmodels_jax.training.parallel import (
@@ -152,6 +153,17 @@ def test_devices_that_are_not_there(split_config: Config) -> None:
         make_mapping(99)
     assert make_mapping().num_devices == 1
     assert make_mapping().axis_name is None
+
+
+@pytest.mark.parametrize("num_devices", [1, 2])
+def test_a_run_that_goes_on_is_the_program_that_it_was(num_devices: int) -> None:
+    """So it is found in the cache: a full-size loop takes minutes to compile."""
+    mapping = make_mapping(num_devices)
+    first = mapping.compile(lambda x: x + 1, (0,), 0)(np.zeros(4, np.float32))
+    restored = jax.device_put(np.asarray(first), abstract(first).sharding)
+    assert restored.committed
+    run = mapping.compile(lambda x: 2 * x, (0,), 0)
+    assert run.lower(restored).as_text() == run.lower(first).as_text()
 
 
 @pytest.mark.parametrize("num_devices", [1, 2])

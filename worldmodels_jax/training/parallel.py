@@ -14,7 +14,7 @@ from typing import Any, Literal, NamedTuple
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
-from jax.sharding import AxisType, NamedSharding
+from jax.sharding import AxisType, NamedSharding, SingleDeviceSharding
 from jax.sharding import PartitionSpec as P
 
 from worldmodels_jax.data.replay import Replay
@@ -203,11 +203,21 @@ def barrier(name: str) -> None:
 
 
 def _single(options: dict[str, Any]) -> DeviceMapping:
+    here = SingleDeviceSharding(jax.devices()[0])
+
     def compile_(
         function: Callable[..., Any], in_layouts: Any, out_layouts: Any, donate: bool = False
     ) -> Callable[..., Any]:
         del in_layouts, out_layouts
-        return jax.jit(function, donate_argnums=0 if donate else (), compiler_options=options)
+        return jax.jit(
+            function,
+            # Said outright: a state from a checkpoint is tied to its device, a first one is not,
+            # and XLA would get another program to compile for it.
+            in_shardings=here,
+            out_shardings=here,
+            donate_argnums=0 if donate else (),
+            compiler_options=options,
+        )
 
     def place(tree: PyTree, layout: PyTree) -> PyTree:
         del layout
